@@ -1,0 +1,60 @@
+//! The wire's surface, compared with a checked-in copy: whoever changes it sees that an agent in a snapshot will meet it.
+
+use exec_sandbox_wire::{
+    Credit, Done, End, EnvVar, ExecStart, GENERATION, Hello, Kind, Language, PORT_NAME, Program, Refusal, Refused,
+    Signal, Usage, limits,
+};
+use prost::Message;
+use std::fmt::Write as _;
+
+/// One line a field: an encoding in which every field has a value shows numbers and wire types.
+fn encoding(name: &str, message: &impl Message) -> String {
+    let bytes: String = message.encode_to_vec().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{name} {bytes}\n")
+}
+
+#[test]
+fn the_surface_is_the_one_that_was_agreed() {
+    let mut surface = format!("generation {GENERATION}, port {PORT_NAME}\n\n");
+    for (kind, name) in Kind::KNOWN {
+        let _ = writeln!(surface, "kind 0x{:02x} {name}", kind.0);
+    }
+    surface.push('\n');
+    for language in [Language::Unspecified, Language::Python, Language::JavaScript, Language::Raw] {
+        let _ = writeln!(surface, "language {} {language:?}", language as i32);
+    }
+    for end in 0..16 {
+        if let Ok(end) = End::try_from(end) {
+            let _ = writeln!(surface, "end {} {end:?}", end as i32);
+        }
+    }
+    for refusal in 0..16 {
+        if let Ok(refusal) = Refusal::try_from(refusal) {
+            let _ = writeln!(surface, "refusal {} {refusal:?}", refusal as i32);
+        }
+    }
+    surface.push('\n');
+    let hello = Hello { generation: 1, boot_id: vec![0xb0; 2], agent_version: "v".into(), unix_time_ns: 1 };
+    surface += &encoding("Hello", &hello);
+    surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1 });
+    let variable = EnvVar { name: b"n".into(), value: b"v".into() };
+    surface += &encoding("Program", &Program { code: b"c".into(), env: vec![variable] });
+    surface += &encoding("Signal", &Signal { number: 1 });
+    surface += &encoding("Credit", &Credit { stdout_bytes: 1, stderr_bytes: 1 });
+    let usage = Usage { spawn_us: 1, run_us: 1, cpu_us: Some(1), memory_peak_bytes: Some(1) };
+    surface += &encoding("Usage", &usage);
+    let done = Done { end: 1, exit_code: 1, signal: 1, stdout_bytes: 1, stderr_bytes: 1, usage: Some(usage) };
+    surface += &encoding("Done", &done);
+    surface += &encoding("Refused", &Refused { reason: 1, detail: "d".into() });
+    let _ = writeln!(
+        surface,
+        "\nbody {} chunk {} window {} program {} stdout {} stderr {}",
+        limits::MAX_BODY_BYTES,
+        limits::CHUNK_BYTES,
+        limits::STREAM_WINDOW_BYTES,
+        limits::MAX_PROGRAM_BYTES,
+        limits::MAX_STDOUT_BYTES,
+        limits::MAX_STDERR_BYTES,
+    );
+    insta::assert_snapshot!(surface);
+}
