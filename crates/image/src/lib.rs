@@ -1,0 +1,18 @@
+//! Guest images: what is in one, how it is stored, and how it is proven to be whole.
+//!
+//! An image is a manifest and three blobs: kernel, initramfs and root file system. [`ImageStore`] keeps them, [`Image::verify`] is the
+//! only way to the paths a VM may be booted from, and [`cpio`] writes the initramfs. Nothing here starts a process or knows what a VM is.
+
+pub mod cpio;
+
+mod digest;
+mod error;
+mod manifest;
+mod store;
+mod verify;
+
+pub use digest::{Digest, KeyBuilder, NotADigest};
+pub use error::ImageError;
+pub use manifest::{Blob, BlobRole, Interpreter, Manifest, ManifestError, Package};
+pub use store::{BlobSources, Image, ImageStore, Pruned};
+pub use verify::VerifiedImage;

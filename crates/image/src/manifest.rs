@@ -1,0 +1,310 @@
+//! The manifest: what an image consists of and what a caller may expect in it.
+//!
+//! A manifest that exists is a valid one: [`Manifest::from_json`] and the store check every field. It names blobs by content only, never
+//! by path, so it stays true wherever the store lies.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::Digest;
+
+/// The only format there is. A reader refuses any other number instead of guessing.
+const FORMAT: u32 = 1;
+
+/// Longest name of an image, language or package: a name becomes a file name, which may have 255 bytes.
+const MAX_NAME_BYTES: usize = 128;
+
+/// What an image is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Version of this layout: 1.
+    pub format: u32,
+    /// The name under which the store keeps the image.
+    pub name: String,
+    /// Machine architecture as `uname -m` says it.
+    pub arch: String,
+    /// What the guest's `uname -r` says.
+    pub kernel_version: String,
+    /// An uncompressed ELF with a PVH entry.
+    pub kernel: Blob,
+    /// The guest agent as an uncompressed cpio archive.
+    pub initramfs: Blob,
+    /// The root file system as EROFS.
+    pub root: Blob,
+    /// Interpreters by language (`python`, `javascript`, `raw`).
+    pub languages: BTreeMap<String, Interpreter>,
+    /// What is installed, sorted by name.
+    pub packages: Vec<Package>,
+}
+
+/// A file of the image, named by its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Blob {
+    /// Digest of the whole file.
+    pub blake3: Digest,
+    /// Length of the file.
+    pub size_bytes: u64,
+}
+
+/// Where a language's interpreter is in the root file system.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interpreter {
+    /// Absolute path in the guest.
+    pub path: String,
+    /// The interpreter's own version, such as `3.13.5`.
+    pub version: String,
+}
+
+/// A distribution package in the root file system.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// The package's name.
+    pub name: String,
+    /// The version as the package manager spells it.
+    pub version: String,
+}
+
+/// What a blob is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum BlobRole {
+    /// The guest kernel.
+    Kernel,
+    /// The guest agent's archive.
+    Initramfs,
+    /// The root file system.
+    Root,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// Not JSON of this shape, or a digest that is none.
+    #[error("it is not a manifest")]
+    Malformed(#[source] serde_json::Error),
+    /// Written by a newer program.
+    #[error("its format is {0} and this build reads format {FORMAT}")]
+    UnknownFormat(u32),
+    /// A name that cannot be a file name, or could be mistaken for an option.
+    #[error("{field} {value:?} is not a name (a-z, 0-9, then also '.', '_', '+', '-'; at most {MAX_NAME_BYTES} bytes)")]
+    BadName {
+        /// Which field it stood in.
+        field: &'static str,
+        /// What stood there.
+        value: String,
+    },
+    /// A version or kernel version that is empty or not printable ASCII.
+    #[error("{field} {value:?} is not a version (printable ASCII without spaces)")]
+    BadVersion {
+        /// Which field it stood in.
+        field: &'static str,
+        /// What stood there.
+        value: String,
+    },
+    /// An interpreter that could point anywhere.
+    #[error("interpreter path {0:?} is not an absolute path without '..'")]
+    BadPath(String),
+    /// A blob without content.
+    #[error("the {0} is empty")]
+    EmptyBlob(BlobRole),
+    /// An image that can run nothing.
+    #[error("it names no language")]
+    NoLanguage,
+}
+
+impl Manifest {
+    /// The format that this build writes.
+    pub const FORMAT: u32 = FORMAT;
+
+    /// Reads and checks a manifest.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(json).map_err(ManifestError::Malformed)?;
+        manifest.validate()?;
+        Ok(manifest)
+    }
+
+    /// The text that [`Manifest::from_json`] reads: indented, ending in a line break.
+    ///
+    /// # Errors
+    /// The first rule that it breaks.
+    pub fn to_json(&self) -> Result<Vec<u8>, ManifestError> {
+        self.validate()?;
+        let mut json = serde_json::to_vec_pretty(self).map_err(ManifestError::Malformed)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    /// The blob with this role.
+    #[must_use]
+    pub fn blob(&self, role: BlobRole) -> Blob {
+        match role {
+            BlobRole::Kernel => self.kernel,
+            BlobRole::Initramfs => self.initramfs,
+            BlobRole::Root => self.root,
+        }
+    }
+
+    fn validate(&self) -> Result<(), ManifestError> {
+        if self.format != FORMAT {
+            return Err(ManifestError::UnknownFormat(self.format));
+        }
+        check_name("name", &self.name)?;
+        check_name("arch", &self.arch)?;
+        check_version("kernel_version", &self.kernel_version)?;
+        for role in BlobRole::ALL {
+            if self.blob(role).size_bytes == 0 {
+                return Err(ManifestError::EmptyBlob(role));
+            }
+        }
+        if self.languages.is_empty() {
+            return Err(ManifestError::NoLanguage);
+        }
+        for (language, interpreter) in &self.languages {
+            check_name("language", language)?;
+            check_path(&interpreter.path)?;
+            check_version("interpreter version", &interpreter.version)?;
+        }
+        for package in &self.packages {
+            check_name("package", &package.name)?;
+            check_version("package version", &package.version)?;
+        }
+        Ok(())
+    }
+}
+
+impl BlobRole {
+    /// Every role.
+    pub const ALL: [Self; 3] = [Self::Kernel, Self::Initramfs, Self::Root];
+}
+
+impl fmt::Display for BlobRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Kernel => "kernel",
+            Self::Initramfs => "initramfs",
+            Self::Root => "root file system",
+        })
+    }
+}
+
+/// Accepts `[a-z0-9][a-z0-9._+-]*`. Debian's package names need the plus sign.
+pub(crate) fn check_name(field: &'static str, value: &str) -> Result<(), ManifestError> {
+    let starts = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let goes_on = |byte: u8| starts(byte) || b"._+-".contains(&byte);
+    let first_is_good = value.bytes().next().is_some_and(starts);
+    if first_is_good && value.len() <= MAX_NAME_BYTES && value.bytes().all(goes_on) {
+        return Ok(());
+    }
+    Err(ManifestError::BadName { field, value: value.to_owned() })
+}
+
+fn check_version(field: &'static str, value: &str) -> Result<(), ManifestError> {
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(ManifestError::BadVersion { field, value: value.to_owned() })
+}
+
+fn check_path(path: &str) -> Result<(), ManifestError> {
+    let climbs = path.split('/').any(|part| part == "..");
+    if path.starts_with('/') && !climbs && !path.contains('\0') && path.len() > 1 {
+        return Ok(());
+    }
+    Err(ManifestError::BadPath(path.to_owned()))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    pub(crate) fn sample(name: &str) -> Manifest {
+        let blob = |content: &[u8]| Blob { blake3: Digest::of(content), size_bytes: content.len() as u64 };
+        let interpreter = Interpreter { path: "/usr/bin/python3".into(), version: "3.13.5".into() };
+        Manifest {
+            format: FORMAT,
+            name: name.into(),
+            arch: "x86_64".into(),
+            kernel_version: "6.12.117-exec-sandbox".into(),
+            kernel: blob(b"kernel"),
+            initramfs: blob(b"initramfs"),
+            root: blob(b"root"),
+            languages: BTreeMap::from([("python".into(), interpreter)]),
+            packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
+        }
+    }
+
+    /// The sample with one value replaced, as text.
+    fn with(pointer: &str, value: Value) -> Vec<u8> {
+        let mut json = serde_json::to_value(sample("standard")).unwrap();
+        *json.pointer_mut(pointer).unwrap() = value;
+        serde_json::to_vec(&json).unwrap()
+    }
+
+    #[test]
+    fn a_manifest_reads_back_as_it_was_written() {
+        let manifest = sample("standard");
+        assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_field_that_nobody_knows_is_refused() {
+        let mut json = serde_json::to_value(sample("standard")).unwrap();
+        json["surprise"] = json!(1);
+        let refused = Manifest::from_json(&serde_json::to_vec(&json).unwrap());
+        assert!(matches!(refused, Err(ManifestError::Malformed(_))), "{refused:?}");
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let refused = Manifest::from_json(&with("/format", json!(2)));
+        assert!(matches!(refused, Err(ManifestError::UnknownFormat(2))), "{refused:?}");
+    }
+
+    #[test]
+    fn names_that_could_leave_the_store_are_refused() {
+        for bad in ["", "..", "../x", "a/b", ".hidden", "-option", "Upper", "sp ace", "nul\0", &"x".repeat(129)] {
+            let refused = Manifest::from_json(&with("/name", json!(bad)));
+            assert!(matches!(refused, Err(ManifestError::BadName { .. })), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn digests_that_are_not_64_hex_digits_are_refused() {
+        for bad in ["", "abc", "../../../etc/passwd", &"g".repeat(64), &"A".repeat(64), &"a".repeat(65)] {
+            let refused = Manifest::from_json(&with("/root/blake3", json!(bad)));
+            assert!(matches!(refused, Err(ManifestError::Malformed(_))), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn interpreters_outside_an_absolute_path_are_refused() {
+        for bad in ["", "/", "bin/sh", "/usr/../bin/sh", "/bin/\0sh"] {
+            let refused = Manifest::from_json(&with("/languages/python/path", json!(bad)));
+            assert!(matches!(refused, Err(ManifestError::BadPath(_))), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn an_image_without_content_language_or_version_is_refused() {
+        let cases = [
+            (with("/kernel/size_bytes", json!(0)), "the kernel is empty"),
+            (with("/languages", json!({})), "it names no language"),
+            (with("/kernel_version", json!("")), "kernel_version \"\" is not a version"),
+            (with("/packages/0/version", json!("1 2")), "package version \"1 2\" is not a version"),
+        ];
+        for (json, says) in cases {
+            let refused = Manifest::from_json(&json).unwrap_err().to_string();
+            assert!(refused.starts_with(says), "{refused}");
+        }
+    }
+}
