@@ -1,0 +1,120 @@
+//! Configuration of a scheduler: plain data, every field of which takes effect.
+
+use std::{path::PathBuf, time::Duration};
+
+use crate::{
+    Error,
+    accel::AccelRequest,
+    paths::{self, Environment},
+    request,
+};
+
+/// What a [`Scheduler`](crate::Scheduler) is started with.
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Memory of a VM whose request names none, in MiB.
+    pub default_memory_mib: u32,
+    /// Time of a program whose request names none.
+    pub default_timeout: Duration,
+    /// The image that VMs boot.
+    pub image: String,
+    /// Where images are. `None`: `$EXEC_SANDBOX_IMAGES_DIR`, else `images` in the cache directory.
+    pub images_dir: Option<PathBuf>,
+    /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
+    pub cache_dir: Option<PathBuf>,
+    /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
+    pub run_dir: Option<PathBuf>,
+    /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
+    pub qemu: Option<PathBuf>,
+    /// How the guest's processor is run. `$EXEC_SANDBOX_FORCE_EMULATION=true` turns `Auto` into `Tcg`.
+    pub accel: AccelRequest,
+    /// Share of the host's memory that VMs never get, 0.01 to 0.5.
+    pub host_memory_reserve_ratio: f64,
+    /// How many times the host's cores may boot or execute at once, 1 to 20.
+    pub cpu_overcommit_ratio: f64,
+}
+
+impl Default for SchedulerConfig {
+    fn default() -> Self {
+        Self {
+            default_memory_mib: 192,
+            default_timeout: Duration::from_secs(30),
+            image: "standard".into(),
+            images_dir: None,
+            cache_dir: None,
+            run_dir: None,
+            qemu: None,
+            accel: AccelRequest::Auto,
+            host_memory_reserve_ratio: 0.08,
+            cpu_overcommit_ratio: 2.0,
+        }
+    }
+}
+
+/// A configuration with every choice made.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) config: SchedulerConfig,
+    pub(crate) images_dir: PathBuf,
+    pub(crate) cache_dir: PathBuf,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) accel: AccelRequest,
+    pub(crate) qemu: Option<PathBuf>,
+}
+
+impl SchedulerConfig {
+    /// Checks every field and fills what is missing from the environment.
+    pub(crate) fn resolve(self, environment: &Environment) -> Result<Settings, Error> {
+        request::check_memory(self.default_memory_mib)?;
+        request::check_timeout(self.default_timeout)?;
+        check_range("host_memory_reserve_ratio", self.host_memory_reserve_ratio, 0.01, 0.5)?;
+        check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
+        let cache_dir = match &self.cache_dir {
+            Some(dir) => dir.clone(),
+            None => paths::cache_dir(environment)?,
+        };
+        Ok(Settings {
+            images_dir: self.images_dir.clone().unwrap_or_else(|| paths::images_dir(environment, &cache_dir)),
+            run_dir: self.run_dir.clone().unwrap_or_else(|| paths::run_dir(environment)),
+            accel: match self.accel {
+                AccelRequest::Auto if environment.force_emulation => AccelRequest::Tcg,
+                chosen => chosen,
+            },
+            qemu: self.qemu.clone().or_else(|| environment.qemu.clone()),
+            cache_dir,
+            config: self,
+        })
+    }
+}
+
+fn check_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let message = format!("{name} must be between {least} and {most}, not {value}");
+    Err(Error::new(crate::ErrorKind::InvalidArgument, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn forced_emulation_overrides_only_the_automatic_choice() {
+        let environment = Environment { force_emulation: true, home: Some("/h".into()), ..Environment::default() };
+        let auto = SchedulerConfig::default().resolve(&environment).expect("it is valid");
+        assert_eq!(auto.accel, AccelRequest::Tcg);
+        let chosen = SchedulerConfig { accel: AccelRequest::Kvm, ..SchedulerConfig::default() };
+        assert_eq!(chosen.resolve(&environment).expect("it is valid").accel, AccelRequest::Kvm);
+    }
+
+    #[test]
+    fn a_field_out_of_range_is_named() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let config = SchedulerConfig { cpu_overcommit_ratio: f64::NAN, ..SchedulerConfig::default() };
+        let error = config.resolve(&environment).expect_err("NaN is in no range");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("cpu_overcommit_ratio"));
+    }
+}

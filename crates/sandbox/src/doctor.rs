@@ -1,0 +1,175 @@
+//! The doctor: what this machine has and lacks, and how to mend it.
+//!
+//! Each check stands alone, so that one that fails does not hide the next. Nothing is repaired here.
+
+use exec_sandbox_qemu::Accelerator;
+use serde::Serialize;
+
+use crate::{
+    Error, ErrorKind, SchedulerConfig,
+    config::Settings,
+    host,
+    paths::Environment,
+    qemu_program::{self, QemuProgram},
+    run_dir,
+};
+
+/// How a check went, from best to worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// It works, less well than it could.
+    Warning,
+    /// Nothing can be run before it is mended.
+    Failure,
+}
+
+/// One finding.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Check {
+    /// What was examined.
+    pub name: &'static str,
+    /// How it went.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, if there is something to do.
+    pub remedy: Option<String>,
+}
+
+/// All findings, in the order in which a run needs what they are about.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct Report {
+    /// The findings.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// The worst status of all.
+    #[must_use]
+    pub fn worst(&self) -> Status {
+        self.checks.iter().map(|check| check.status).max().unwrap_or(Status::Ok)
+    }
+}
+
+/// Examines this machine under `config`.
+///
+/// # Errors
+/// `config` itself is wrong; what is wrong with the machine is in the report.
+pub async fn examine(config: SchedulerConfig) -> Result<Report, Error> {
+    let settings = config.resolve(&Environment::read())?;
+    host::blocking("examining this machine", move || Ok(Report { checks: checks(&settings) })).await
+}
+
+fn checks(settings: &Settings) -> Vec<Check> {
+    let program = host::arch().and_then(|arch| qemu_program::find(arch, settings));
+    let accelerator = program.as_ref().ok().map(|program| accelerator(settings, program));
+    [
+        Some(qemu(program.as_ref())),
+        accelerator,
+        Some(image(settings)),
+        Some(run_directory(settings)),
+        Some(descriptors()),
+        Some(cgroup()),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn qemu(program: Result<&QemuProgram, &Error>) -> Check {
+    match program {
+        Ok(program) => ok("qemu", format!("{} {}", program.path.display(), program.version)),
+        Err(error) => failed("qemu", error),
+    }
+}
+
+fn accelerator(settings: &Settings, program: &QemuProgram) -> Check {
+    match host::accelerator(settings, program) {
+        Ok(verdict) => {
+            let detail = format!("{}: {}", verdict.accelerator.name(), verdict.reason);
+            match verdict.accelerator {
+                Accelerator::Tcg { .. } => Check {
+                    status: Status::Warning,
+                    remedy: Some("it works, slower; a machine with KVM runs guests at full speed".into()),
+                    ..ok("accelerator", detail)
+                },
+                Accelerator::Kvm { .. } | Accelerator::Hvf => ok("accelerator", detail),
+            }
+        }
+        Err(error) => failed("accelerator", &error),
+    }
+}
+
+fn image(settings: &Settings) -> Check {
+    match host::image_fully(settings) {
+        Ok(image) => {
+            let manifest = image.manifest();
+            let languages: Vec<_> =
+                manifest.languages.iter().map(|(name, it)| format!("{name} {}", it.version)).collect();
+            ok("image", format!("{}, kernel {}, {}", manifest.name, manifest.kernel_version, languages.join(", ")))
+        }
+        Err(error) => failed("image", &error),
+    }
+}
+
+fn run_directory(settings: &Settings) -> Check {
+    match run_dir::survey(&settings.run_dir) {
+        Ok(survey) if survey.abandoned == 0 => {
+            ok("run directory", format!("{}: {} VMs running", settings.run_dir.display(), survey.held))
+        }
+        Ok(survey) => Check {
+            status: Status::Warning,
+            remedy: Some("the next start of any sandbox ends and removes them".into()),
+            ..ok(
+                "run directory",
+                format!("{}: {} left by processes that are gone", settings.run_dir.display(), survey.abandoned),
+            )
+        },
+        Err(error) => {
+            failed("run directory", &Error::new(ErrorKind::Host, "examining the run directory").because(error))
+        }
+    }
+}
+
+/// Descriptors that a VM takes on the host, and how many VMs a machine should be able to have.
+const DESCRIPTORS_PER_VM: u64 = 10;
+const EXPECTED_VMS: u64 = 400;
+
+fn descriptors() -> Check {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    let detail = format!("at most {limit} open files, for about {} VMs", limit / DESCRIPTORS_PER_VM);
+    if limit >= DESCRIPTORS_PER_VM * EXPECTED_VMS {
+        return ok("open files", detail);
+    }
+    let remedy = "raise the hard limit (ulimit -Hn, or LimitNOFILE of the service) to run more VMs at once";
+    Check { status: Status::Warning, remedy: Some(remedy.into()), ..ok("open files", detail) }
+}
+
+fn cgroup() -> Check {
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let found: Vec<_> = controllers.split_whitespace().collect();
+    if found.contains(&"memory") && found.contains(&"cpu") {
+        return ok("cgroup v2", format!("controllers: {}", found.join(" ")));
+    }
+    let detail = "no cgroup v2 hierarchy with cpu and memory at /sys/fs/cgroup; VMs run without limits of the host's";
+    Check { status: Status::Warning, ..ok("cgroup v2", detail.into()) }
+}
+
+fn ok(name: &'static str, detail: String) -> Check {
+    Check { name, status: Status::Ok, detail, remedy: None }
+}
+
+fn failed(name: &'static str, error: &Error) -> Check {
+    let mut detail = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        detail = format!("{detail}: {error}");
+        cause = error.source();
+    }
+    Check { name, status: Status::Failure, detail, remedy: error.remedy().map(str::to_owned) }
+}

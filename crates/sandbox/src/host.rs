@@ -1,0 +1,204 @@
+//! The host: what this machine offers to VMs, found once and shared by all of them.
+//!
+//! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
+
+use std::{fs, path::PathBuf, thread};
+
+use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
+use exec_sandbox_qemu as qemu;
+use tracing::debug;
+
+use crate::{
+    Error, ErrorKind, accel,
+    config::Settings,
+    qemu_program::{self, QemuProgram},
+};
+
+/// What VMs are made of on this machine.
+#[derive(Debug)]
+pub(crate) struct Host {
+    pub(crate) qemu: PathBuf,
+    pub(crate) arch: qemu::Arch,
+    pub(crate) accelerator: qemu::Accelerator,
+    pub(crate) image: VerifiedImage,
+    pub(crate) run_dir: PathBuf,
+    pub(crate) usable_memory_mib: u32,
+    /// VMs that may boot or execute at once.
+    pub(crate) slots: usize,
+    pub(crate) facts: Facts,
+}
+
+/// What was found on this machine, for people and logs.
+#[derive(Clone, Debug, serde::Serialize)]
+#[non_exhaustive]
+pub struct Facts {
+    /// `kvm`, `hvf` or `tcg`.
+    pub accelerator: String,
+    /// Why it is that one.
+    pub accelerator_reason: String,
+    /// The QEMU program.
+    pub qemu: PathBuf,
+    /// Its version.
+    pub qemu_version: String,
+    /// The image's name.
+    pub image: String,
+    /// The guest kernel's release.
+    pub kernel_version: String,
+}
+
+impl Host {
+    /// Finds everything, or says what is missing and how to get it. Blocks: it reads files, and the first time runs QEMU.
+    pub(crate) fn examine(settings: &Settings) -> Result<Self, Error> {
+        raise_descriptor_limit();
+        let arch = arch()?;
+        let program = qemu_program::find(arch, settings)?;
+        let verdict = accelerator(settings, &program)?;
+        let image = image(settings)?;
+        let facts = Facts {
+            accelerator: verdict.accelerator.name().into(),
+            accelerator_reason: verdict.reason.clone(),
+            qemu: program.path.clone(),
+            qemu_version: program.version.to_string(),
+            image: settings.config.image.clone(),
+            kernel_version: image.manifest().kernel_version.clone(),
+        };
+        debug!(?facts, "examined");
+        Ok(Self {
+            qemu: program.path,
+            arch,
+            accelerator: verdict.accelerator,
+            image,
+            run_dir: settings.run_dir.clone(),
+            usable_memory_mib: usable_memory_mib(settings.config.host_memory_reserve_ratio),
+            slots: slots(settings.config.cpu_overcommit_ratio),
+            facts,
+        })
+    }
+}
+
+/// The architecture of this machine, which is the guest's too.
+pub(crate) fn arch() -> Result<qemu::Arch, Error> {
+    qemu::Arch::of_host().ok_or_else(|| {
+        Error::new(ErrorKind::Dependency, "choosing a guest: this machine is neither x86_64 nor aarch64")
+    })
+}
+
+/// The accelerator that the settings ask for, proven.
+pub(crate) fn accelerator(settings: &Settings, program: &QemuProgram) -> Result<accel::Verdict, Error> {
+    accel::choose(settings.accel, program, &settings.cache_dir)
+}
+
+/// The image that the settings name, verified; what was verified before and has not been touched since is not read again.
+pub(crate) fn image(settings: &Settings) -> Result<VerifiedImage, Error> {
+    let stamps = settings.cache_dir.join("verified");
+    find_image(settings, |image| image.verify(Some(&stamps)))
+}
+
+/// The image that the settings name, every byte of it read.
+pub(crate) fn image_fully(settings: &Settings) -> Result<VerifiedImage, Error> {
+    find_image(settings, Image::verify_fully)
+}
+
+fn find_image(
+    settings: &Settings,
+    verify: impl FnOnce(&Image) -> Result<VerifiedImage, ImageError>,
+) -> Result<VerifiedImage, Error> {
+    let name = &settings.config.image;
+    ImageStore::at(&settings.images_dir).load(name).and_then(|image| verify(&image)).map_err(|error| {
+        let kind = match &error {
+            ImageError::NotFound { .. } | ImageError::BlobMissing { .. } => ErrorKind::AssetNotFound,
+            ImageError::BadName(_) => ErrorKind::InvalidConfig,
+            ImageError::Io { .. } => ErrorKind::Host,
+            _ => ErrorKind::AssetDamaged,
+        };
+        let rebuild = error.is_mended_by_rebuilding();
+        let failed = Error::new(kind, format!("using image {name:?}")).because(error);
+        if !rebuild {
+            return failed;
+        }
+        failed.remedied_by(
+            "build it again with `cargo xtask assets`, or name another directory in EXEC_SANDBOX_IMAGES_DIR",
+        )
+    })
+}
+
+/// A name that no other VM has: 48 random bits are enough for directories that live for seconds.
+pub(crate) fn new_vm_id() -> String {
+    let mut bytes = [0; 6];
+    // The kernel's generator is ready long before a program like this one runs; a short read leaves zeroes, and the run
+    // directory refuses a name that exists.
+    let _ = rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty());
+    bytes.iter().fold(String::from("vm-"), |id, byte| id + &format!("{byte:02x}"))
+}
+
+/// Runs what blocks beside the runtime's threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    doing: &'static str,
+    work: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Error::new(ErrorKind::Host, doing).because(error))?
+}
+
+/// Each VM holds about ten descriptors, and the usual soft limit of 1024 ends at a hundred VMs.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}
+
+/// The host's memory less the reserve. The whole of it, if the kernel does not say how much there is: then nothing is known to
+/// be too much.
+fn usable_memory_mib(reserve_ratio: f64) -> u32 {
+    let total_kib = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_kib(&text));
+    let Some(total_kib) = total_kib else { return u32::MAX >> 4 };
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a share of a size"
+    )]
+    let usable = (total_kib as f64 / 1024.0 * (1.0 - reserve_ratio)) as u32;
+    usable
+}
+
+fn total_kib(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+fn slots(overcommit_ratio: f64) -> usize {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    #[expect(
+        clippy::cast_precision_loss,
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a small count"
+    )]
+    let slots = (cores as f64 * overcommit_ratio) as usize;
+    slots.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_what_the_kernel_says() {
+        assert_eq!(total_kib("MemTotal:       24684092 kB\nMemFree: 1 kB\n"), Some(24_684_092));
+        assert_eq!(total_kib("nonsense"), None);
+    }
+
+    #[test]
+    fn ids_are_short_and_differ() {
+        let (one, other) = (new_vm_id(), new_vm_id());
+        assert_ne!(one, other);
+        assert_eq!(one.len(), 15);
+    }
+
+    #[test]
+    fn the_agents_port_has_one_name_in_both_contracts() {
+        assert_eq!(qemu::AGENT_PORT_NAME, exec_sandbox_wire::PORT_NAME);
+    }
+}

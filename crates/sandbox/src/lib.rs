@@ -1,0 +1,42 @@
+//! Runs untrusted Python, JavaScript and shell code, each execution in a QEMU microVM of its own.
+//!
+//! ```no_run
+//! use exec_sandbox::{Language, RunRequest, Scheduler, SchedulerConfig};
+//!
+//! # async fn example() -> Result<(), exec_sandbox::Error> {
+//! let scheduler = Scheduler::start(SchedulerConfig::default()).await?;
+//! let outcome = scheduler.run(RunRequest::new(Language::Python, "print(6 * 7)")).await?;
+//! assert_eq!(&outcome.stdout[..], b"42\n");
+//! scheduler.close().await
+//! # }
+//! ```
+//!
+//! A program that fails is an [`Outcome`]; an [`Error`] means that the sandbox failed, and its [`ErrorKind`] says whether the
+//! program may have run. The floors, from the door down: requests are checked (`request`), admitted (`admission`) and given to
+//! a VM (`vm`), which one task owns until its processes (`process`) and files (`run_dir`) are gone.
+
+mod accel;
+mod admission;
+mod config;
+pub mod doctor;
+mod error;
+mod host;
+mod images;
+mod language;
+mod outcome;
+mod paths;
+mod process;
+mod qemu_program;
+mod request;
+mod run_dir;
+mod scheduler;
+mod vm;
+
+pub use accel::AccelRequest;
+pub use config::SchedulerConfig;
+pub use error::{Error, ErrorKind};
+pub use images::{ImageInfo, images};
+pub use language::{Language, UnknownLanguage};
+pub use outcome::{Exit, Outcome, Output, Timing, Usage};
+pub use request::{MAX_CODE_CHARS, MIN_MEMORY_MIB, RunRequest};
+pub use scheduler::{Facts, Scheduler};

@@ -1,0 +1,108 @@
+//! Outcomes: how a program ended, what it wrote, and what was measured of it.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// It ended by itself with this code.
+    Code(i32),
+    /// A signal ended it that nobody here sent.
+    Signal(u32),
+    /// Its time was up.
+    TimedOut,
+    /// It used up the VM's memory.
+    OutOfMemory,
+}
+
+impl Exit {
+    /// The exit code of the public contract: the program's own, 128 + n for signal n, 137 for memory, -1 for time.
+    #[must_use]
+    pub fn code(self) -> i32 {
+        match self {
+            Self::Code(code) => code,
+            Self::Signal(number) => 128_i32.saturating_add_unsigned(number),
+            Self::OutOfMemory => 137,
+            Self::TimedOut => -1,
+        }
+    }
+}
+
+/// A finished execution. A program that fails is an outcome too.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// How it ended.
+    pub exit: Exit,
+    /// All it wrote to standard output.
+    pub stdout: Bytes,
+    /// All it wrote to standard error, and the line about a timeout if there was one.
+    pub stderr: Bytes,
+    /// Where the time went.
+    pub timing: Timing,
+    /// What it used.
+    pub usage: Usage,
+    /// The VM it ran in.
+    pub vm_id: String,
+}
+
+/// Where the time went. The phases do not overlap; what did not take place is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Timing {
+    /// Waiting for memory and CPU.
+    pub admission: Duration,
+    /// From there to a VM that can be started: image found and verified, run directory and sockets made.
+    pub prepare: Duration,
+    /// Starting QEMU's process, until it has been executed.
+    pub spawn: Duration,
+    /// From there to the agent's first answer.
+    pub guest_wait: Duration,
+    /// From sending the program to its end.
+    pub execute: Duration,
+    /// From there to QEMU confirmed dead and its files gone.
+    pub teardown: Duration,
+    /// From the call to its return.
+    pub total: Duration,
+    /// From the call to the first byte that the program wrote, if it wrote any.
+    pub first_output: Option<Duration>,
+}
+
+impl Timing {
+    /// Spawn to the agent's first answer.
+    #[must_use]
+    pub fn boot(&self) -> Duration {
+        self.spawn + self.guest_wait
+    }
+}
+
+/// What an execution used. The guest's own figures are information, not proof.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Usage {
+    /// Guest: from the request to an interpreter that is ready.
+    pub interpreter_start: Option<Duration>,
+    /// Guest: from handing over the program to its end.
+    pub process: Option<Duration>,
+    /// Guest: CPU time of the user's processes.
+    pub guest_cpu: Option<Duration>,
+    /// Guest: the most memory that the user's processes held, in bytes.
+    pub guest_memory_peak_bytes: Option<u64>,
+    /// Host: CPU time of QEMU's process over its whole life.
+    pub qemu_cpu: Option<Duration>,
+    /// Host: the most resident memory of QEMU's process, in bytes.
+    pub qemu_memory_peak_bytes: Option<u64>,
+}
+
+/// A piece of what a VM writes, as it arrives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// The program's standard output.
+    Stdout(Bytes),
+    /// The program's standard error.
+    Stderr(Bytes),
+    /// The guest's console, if the request asked for it.
+    BootLog(Bytes),
+}

@@ -1,0 +1,107 @@
+//! A process by its pidfd: death is the descriptor becoming readable, and the reaping tells what was used.
+#![expect(unsafe_code, reason = "registering a descriptor with tokio and wait4 for the usage of the reaped process")]
+
+use std::{
+    io,
+    mem::MaybeUninit,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    time::Duration,
+};
+
+use rustix::process::Pid;
+use tokio::io::{Interest, unix::AsyncFd};
+
+use super::spawn::Spawned;
+
+/// How a process ended. Exactly one of code and signal is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended {
+    pub(crate) code: Option<i32>,
+    pub(crate) signal: Option<i32>,
+    pub(crate) usage: ChildUsage,
+}
+
+/// What the kernel counted for a process over its life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ChildUsage {
+    /// User and system time.
+    pub(crate) cpu: Duration,
+    /// The most memory that was resident at once, in bytes.
+    pub(crate) max_resident_bytes: u64,
+}
+
+/// A child of this process that has not been reaped.
+#[derive(Debug)]
+pub(super) struct PidFd {
+    pid: Pid,
+    fd: AsyncFd<OwnedFd>,
+}
+
+impl PidFd {
+    pub(super) fn register(spawned: Spawned) -> io::Result<Self> {
+        let (pid, fd) = spawned.into_parts();
+        // SAFETY: `register` wants a descriptor that stays open and the same while it is registered; an `OwnedFd` does both.
+        let registered = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) };
+        match registered {
+            Ok(fd) => Ok(Self { pid, fd }),
+            Err(error) => {
+                let (fd, error) = error.into_parts();
+                drop(Spawned::from_parts(pid, fd));
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    pub(super) async fn readable(&self) -> io::Result<()> {
+        // The readiness is not cleared: a dead process stays dead, and a dropped waiter may be followed by another.
+        self.fd.readable().await.map(|_guard| ())
+    }
+
+    /// Waits for the end, which has come or is about to, and reaps.
+    pub(super) fn reap(&self) -> io::Result<Ended> {
+        reap(self.pid)
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.get_ref().as_fd()
+    }
+}
+
+/// Waits for `pid`, a child that nobody else waits for, and reaps it.
+pub(super) fn reap(pid: Pid) -> io::Result<Ended> {
+    let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
+    loop {
+        // SAFETY: `wait4` writes through two pointers, both to live locals of the types it wants.
+        let waited = unsafe { libc::wait4(pid.as_raw_nonzero().get(), &raw mut status, 0, usage.as_mut_ptr()) };
+        if waited > 0 {
+            break;
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+    // SAFETY: it was zeroed, which is a valid `rusage`, and `wait4` succeeded, so it is filled.
+    let usage = unsafe { usage.assume_init() };
+    let exited = libc::WIFEXITED(status);
+    Ok(Ended {
+        code: exited.then(|| libc::WEXITSTATUS(status)),
+        signal: (!exited).then(|| libc::WTERMSIG(status)),
+        usage: ChildUsage {
+            cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
+            // Linux counts it in KiB.
+            max_resident_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
+        },
+    })
+}
+
+fn duration(time: libc::timeval) -> Duration {
+    let (seconds, micros) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_usec));
+    Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_micros(micros.unwrap_or(0))
+}

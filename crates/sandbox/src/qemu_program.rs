@@ -1,0 +1,155 @@
+//! The QEMU program: found once, and its version known without running it each time.
+
+use std::{
+    env, fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use exec_sandbox_image::KeyBuilder;
+use exec_sandbox_qemu::{Arch, MINIMUM_VERSION, QemuVersion};
+
+use crate::{Error, ErrorKind, config::Settings};
+
+/// What to do about a QEMU that is missing or too old.
+const REMEDY: &str = "install QEMU 10 or newer (on Debian 12: qemu-system-x86 from bookworm-backports; in a checkout: \
+                      `sudo scripts/system-packages.sh`), or name it in EXEC_SANDBOX_QEMU";
+
+/// A QEMU that can be used.
+#[derive(Clone, Debug)]
+pub(crate) struct QemuProgram {
+    pub(crate) path: PathBuf,
+    pub(crate) version: QemuVersion,
+}
+
+/// Finds the QEMU that the settings name, else the one on the `PATH`, and checks its version.
+pub(crate) fn find(arch: Arch, settings: &Settings) -> Result<QemuProgram, Error> {
+    let path = locate(arch, settings.qemu.as_deref())?;
+    let build = build(&path)?;
+    let answer = match fs::read_to_string(version_file(&settings.cache_dir, &build)) {
+        Ok(answer) => answer,
+        Err(_not_asked_yet) => ask(&path)?,
+    };
+    let version = QemuVersion::parse(&answer).map_err(|error| {
+        let doing = format!("asking {} for its version", path.display());
+        Error::new(ErrorKind::Dependency, doing).because(error).remedied_by(REMEDY)
+    })?;
+    if version.version < MINIMUM_VERSION {
+        let message = format!("using {}: version {version} is older than {MINIMUM_VERSION}", path.display());
+        return Err(Error::new(ErrorKind::Dependency, message).remedied_by(REMEDY));
+    }
+    remember(&version_file(&settings.cache_dir, &build), &answer);
+    Ok(QemuProgram { path, version })
+}
+
+fn locate(arch: Arch, named: Option<&Path>) -> Result<PathBuf, Error> {
+    let missing = |message: String| Error::new(ErrorKind::Dependency, message).remedied_by(REMEDY);
+    if let Some(path) = named {
+        return if is_executable(path) {
+            Ok(path.to_owned())
+        } else {
+            Err(missing(format!("finding QEMU: {} is not an executable file", path.display())))
+        };
+    }
+    let name = arch.qemu_program();
+    let dirs = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&dirs)
+        .map(|dir| dir.join(name))
+        .find(|path| is_executable(path))
+        .ok_or_else(|| missing(format!("finding QEMU: there is no {name} on the PATH")))
+}
+
+fn is_executable(path: &Path) -> bool {
+    path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
+}
+
+/// Changes when the file does: what was learned by running it is kept under this name.
+fn build(path: &Path) -> Result<String, Error> {
+    let examined = fs::canonicalize(path).and_then(|path| Ok((fs::metadata(&path)?, path)));
+    let (metadata, path) = examined.map_err(|error| {
+        Error::new(ErrorKind::Dependency, format!("examining {}", path.display())).because(error).remedied_by(REMEDY)
+    })?;
+    let mut key = KeyBuilder::new("qemu build").with("path", path.as_os_str().as_encoded_bytes());
+    for (name, number) in [("size", metadata.size()), ("inode", metadata.ino())] {
+        key = key.with(name, &number.to_be_bytes());
+    }
+    for (name, number) in [("mtime", metadata.mtime()), ("mtime-ns", metadata.mtime_nsec())] {
+        key = key.with(name, &number.to_be_bytes());
+    }
+    Ok(key.finish().to_string())
+}
+
+fn ask(path: &Path) -> Result<String, Error> {
+    let output = Command::new(path).arg("--version").stdin(Stdio::null()).output().map_err(|error| {
+        Error::new(ErrorKind::Dependency, format!("running {} --version", path.display()))
+            .because(error)
+            .remedied_by(REMEDY)
+    })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn version_file(cache_dir: &Path, build: &str) -> PathBuf {
+    cache_dir.join("qemu").join(build)
+}
+
+/// Not remembering costs the next process a start of QEMU, and nothing else.
+fn remember(file: &Path, answer: &str) {
+    let Some(dir) = file.parent().filter(|_| !file.exists()) else { return };
+    let written = fs::create_dir_all(dir).and_then(|()| {
+        let temporary = tempfile::NamedTempFile::new_in(dir)?;
+        fs::write(temporary.path(), answer)?;
+        temporary.persist(file).map_err(|error| error.error)
+    });
+    if let Err(error) = written {
+        tracing::debug!(%error, file = %file.display(), "QEMU's version is not remembered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::{SchedulerConfig, paths::Environment};
+
+    /// A program that answers like a QEMU of `version`, and settings that name it.
+    fn pretend(version: &str) -> (tempfile::TempDir, Settings) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let program = dir.path().join("qemu");
+        let script = format!("#!/bin/sh\necho 'QEMU emulator version {version}'\necho x >> \"$0.runs\"\n");
+        fs::write(&program, script).expect("it can be written");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let config =
+            SchedulerConfig { qemu: Some(program), cache_dir: Some(dir.path().join("cache")), ..Default::default() };
+        let settings = config.resolve(&Environment::default()).expect("it is valid");
+        (dir, settings)
+    }
+
+    #[test]
+    fn the_version_is_asked_once_for_a_build() {
+        let (dir, settings) = pretend("10.1.2 (Debian 1:10.1.2+ds-1)");
+        for _ in 0..3 {
+            let found = find(Arch::X86_64, &settings).expect("it is new enough");
+            assert_eq!(found.version.version.to_string(), "10.1.2");
+        }
+        assert_eq!(fs::read_to_string(dir.path().join("qemu.runs")).expect("it ran"), "x\n");
+    }
+
+    #[test]
+    fn a_qemu_that_is_too_old_is_refused_with_both_versions() {
+        let (_dir, settings) = pretend("7.2.19");
+        let error = find(Arch::X86_64, &settings).expect_err("it is too old");
+        assert_eq!(error.kind(), ErrorKind::Dependency);
+        assert!(error.to_string().contains("7.2.19") && error.to_string().contains("10.0.0"), "{error}");
+        assert!(error.remedy().is_some());
+    }
+
+    #[test]
+    fn a_qemu_that_is_not_there_is_named() {
+        let (_dir, mut settings) = pretend("10.0.0");
+        settings.qemu = Some("/no/such/qemu".into());
+        let error = find(Arch::X86_64, &settings).expect_err("it is not there");
+        assert!(error.to_string().contains("/no/such/qemu"));
+    }
+}

@@ -1,0 +1,163 @@
+//! Requests: what a caller asked for, and what it means.
+//!
+//! [`RunRequest`] is what was typed. [`ValidRequest`] is made of it in one place, here, which checks everything before any
+//! resource is taken; inside the crate an invalid value has no representation.
+
+mod env;
+
+use std::time::Duration;
+
+use exec_sandbox_wire as wire;
+use wire::limits;
+
+use crate::{Error, ErrorKind, Language, config::SchedulerConfig};
+
+/// Least memory that a guest works with, in MiB.
+pub const MIN_MEMORY_MIB: u32 = 128;
+
+/// Longest code, in characters.
+pub const MAX_CODE_CHARS: usize = 1_048_576;
+
+/// One execution in a fresh VM, as the caller gives it. Checked when it is run.
+#[derive(Clone, Debug)]
+pub struct RunRequest {
+    /// The source.
+    pub code: String,
+    /// What the source is written in.
+    pub language: Language,
+    /// How long the program may run: 1 to 300 s. `None`: the scheduler's default.
+    pub timeout: Option<Duration>,
+    /// Memory of the VM in MiB, at least [`MIN_MEMORY_MIB`]. `None`: the scheduler's default.
+    pub memory_mib: Option<u32>,
+    /// Environment variables of the program, at most 100.
+    pub env: Vec<(String, String)>,
+    /// Stream what the guest's kernel says while it boots. It slows the boot.
+    pub boot_log: bool,
+}
+
+/// A request that may be run: every limit holds.
+#[derive(Clone, Debug)]
+pub(crate) struct ValidRequest {
+    pub(crate) language: Language,
+    pub(crate) timeout: Duration,
+    pub(crate) memory_mib: u32,
+    pub(crate) program: wire::Program,
+    pub(crate) boot_log: bool,
+}
+
+impl RunRequest {
+    /// A request with the scheduler's defaults for all but language and code.
+    #[must_use]
+    pub fn new(language: Language, code: impl Into<String>) -> Self {
+        Self { code: code.into(), language, timeout: None, memory_mib: None, env: Vec::new(), boot_log: false }
+    }
+
+    /// What the request means under `config`.
+    ///
+    /// # Errors
+    /// One of the invalid-input kinds, naming the value and its range.
+    pub(crate) fn validate(self, config: &SchedulerConfig) -> Result<ValidRequest, Error> {
+        let timeout = self.timeout.unwrap_or(config.default_timeout);
+        check_timeout(timeout)?;
+        let memory_mib = self.memory_mib.unwrap_or(config.default_memory_mib);
+        check_memory(memory_mib)?;
+        let code = check_code(&self.code)?;
+        env::check(&self.env)?;
+        let program = wire::Program {
+            code: code.into(),
+            env: self
+                .env
+                .into_iter()
+                .map(|(name, value)| wire::EnvVar { name: name.into(), value: value.into() })
+                .collect(),
+        };
+        Ok(ValidRequest { language: self.language, timeout, memory_mib, program, boot_log: self.boot_log })
+    }
+}
+
+pub(crate) fn check_timeout(timeout: Duration) -> Result<(), Error> {
+    if timeout >= Duration::from_secs(1) && timeout <= limits::MAX_EXEC_TIMEOUT {
+        return Ok(());
+    }
+    let given = timeout.as_secs_f64();
+    Err(Error::new(ErrorKind::InvalidArgument, format!("timeout_seconds must be between 1 and 300, not {given}")))
+}
+
+pub(crate) fn check_memory(memory_mib: u32) -> Result<(), Error> {
+    if memory_mib >= MIN_MEMORY_MIB {
+        return Ok(());
+    }
+    let message = format!("memory of {memory_mib} MiB is below minimum of {MIN_MEMORY_MIB} MiB");
+    Err(Error::new(ErrorKind::InvalidConfig, message))
+}
+
+fn check_code(code: &str) -> Result<&str, Error> {
+    // Bytes bound characters, so code of ordinary length is not counted.
+    if code.len() > MAX_CODE_CHARS && code.chars().count() > MAX_CODE_CHARS {
+        return Err(Error::new(ErrorKind::InvalidConfig, format!("Code too large: over {MAX_CODE_CHARS} characters")));
+    }
+    let code = code.strip_prefix('\u{feff}').unwrap_or(code);
+    if code.trim().is_empty() {
+        return Err(Error::new(ErrorKind::InvalidCode, "Code cannot be empty"));
+    }
+    if code.contains('\0') {
+        return Err(Error::new(ErrorKind::InvalidCode, "Code cannot contain null bytes"));
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kind_of(change: impl FnOnce(&mut RunRequest)) -> Option<ErrorKind> {
+        let mut request = RunRequest::new(Language::Python, "print(1)");
+        change(&mut request);
+        request.validate(&SchedulerConfig::default()).err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn what_is_missing_comes_from_the_configuration() {
+        let config = SchedulerConfig::default();
+        let valid = RunRequest::new(Language::Raw, "true").validate(&config).expect("it is valid");
+        assert_eq!((valid.timeout, valid.memory_mib), (config.default_timeout, config.default_memory_mib));
+    }
+
+    #[test]
+    fn a_timeout_outside_its_range_is_refused() {
+        for (seconds, kind) in
+            [(0, Some(ErrorKind::InvalidArgument)), (1, None), (300, None), (301, Some(ErrorKind::InvalidArgument))]
+        {
+            assert_eq!(kind_of(|request| request.timeout = Some(Duration::from_secs(seconds))), kind, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn too_little_memory_is_refused() {
+        assert_eq!(kind_of(|request| request.memory_mib = Some(MIN_MEMORY_MIB)), None);
+        assert_eq!(kind_of(|request| request.memory_mib = Some(MIN_MEMORY_MIB - 1)), Some(ErrorKind::InvalidConfig));
+    }
+
+    #[test]
+    fn code_is_counted_in_characters_and_must_say_something() {
+        assert_eq!(kind_of(|request| request.code = "é".repeat(MAX_CODE_CHARS)), None);
+        assert_eq!(kind_of(|request| request.code = "é".repeat(MAX_CODE_CHARS + 1)), Some(ErrorKind::InvalidConfig));
+        assert_eq!(kind_of(|request| request.code = " \n\t".into()), Some(ErrorKind::InvalidCode));
+        assert_eq!(kind_of(|request| request.code = "a\0b".into()), Some(ErrorKind::InvalidCode));
+        assert_eq!(kind_of(|request| request.code = "\u{feff}".into()), Some(ErrorKind::InvalidCode));
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_left_out() {
+        let valid = RunRequest::new(Language::Raw, "\u{feff}true").validate(&SchedulerConfig::default());
+        assert_eq!(valid.expect("it is valid").program.code, b"true");
+    }
+
+    #[test]
+    fn the_largest_valid_program_fits_the_wire() {
+        let mut request = RunRequest::new(Language::Python, "\u{10ffff}".repeat(MAX_CODE_CHARS));
+        request.env = (0..100).map(|n| (format!("{n:\u{10ffff}<256}"), "\u{10ffff}".repeat(4096))).collect();
+        let valid = request.validate(&SchedulerConfig::default()).expect("it is valid");
+        assert!(prost::Message::encoded_len(&valid.program) <= limits::MAX_PROGRAM_BYTES as usize);
+    }
+}

@@ -1,0 +1,87 @@
+//! The channel to the agent: frames over QEMU's socket.
+//!
+//! One value reads and writes, and all its state is in it, so a wait on it may be dropped at any time and nothing is lost. What
+//! comes is checked as a frame and as a message here; whether it is honest is the execution's to judge.
+
+use std::{io, path::Path};
+
+use bytes::{Buf, BytesMut};
+use exec_sandbox_wire::{Frame, FrameDecoder, FrameError, GuestMessage, MessageError};
+use tokio::{io::Interest, net::UnixStream};
+
+/// Room for one read: a chunk and its header.
+const READ_BYTES: usize = 72 * 1024;
+
+/// Why the channel cannot be used any more.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChannelError {
+    #[error("QEMU closed the agent's channel")]
+    Closed,
+    #[error("using the agent's channel")]
+    Io(#[from] io::Error),
+    #[error("reading the agent's frames")]
+    Frame(#[from] FrameError),
+    #[error("reading the agent's messages")]
+    Message(#[from] MessageError),
+}
+
+/// A connection to the agent's port.
+#[derive(Debug)]
+pub(super) struct Channel {
+    stream: UnixStream,
+    incoming: FrameDecoder,
+    outgoing: BytesMut,
+}
+
+impl Channel {
+    /// Connects to the listening socket that QEMU was handed. It says nothing about the guest: only a hello does.
+    pub(super) async fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        Ok(Self { stream, incoming: FrameDecoder::default(), outgoing: BytesMut::new() })
+    }
+
+    /// Queues a frame. It leaves while [`next`](Self::next) is waited for.
+    pub(super) fn send(&mut self, frame: &Frame) -> Result<(), ChannelError> {
+        Ok(frame.encode(&mut self.outgoing)?)
+    }
+
+    /// The next message and its operation; writes what is queued meanwhile. May be dropped and called again.
+    pub(super) async fn next(&mut self) -> Result<(u32, GuestMessage), ChannelError> {
+        loop {
+            if let Some(frame) = self.incoming.next_frame()? {
+                return Ok((frame.op, GuestMessage::parse(frame)?));
+            }
+            let interest =
+                if self.outgoing.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
+            let ready = self.stream.ready(interest).await?;
+            if ready.is_writable() {
+                self.write_some()?;
+            }
+            if ready.is_readable() {
+                self.read_some()?;
+            }
+        }
+    }
+
+    fn write_some(&mut self) -> io::Result<()> {
+        while !self.outgoing.is_empty() {
+            match self.stream.try_write(&self.outgoing) {
+                Ok(written) => self.outgoing.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_some(&mut self) -> Result<(), ChannelError> {
+        let buffer = self.incoming.buffer();
+        buffer.reserve(READ_BYTES);
+        match self.stream.try_read_buf(buffer) {
+            Ok(0) => Err(ChannelError::Closed),
+            Ok(_) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

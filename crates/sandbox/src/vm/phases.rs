@@ -1,0 +1,294 @@
+//! Boot as a chain of phases: `Prepared → Spawned → Connected → Ready`.
+//!
+//! Each phase consumes the one before and holds just what exists by then. One that fails gives back what there is to tear down.
+//! A wait ends early when QEMU ends, when the time is up, or when nobody wants the VM any more.
+
+use std::{
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::net::{UnixListener, UnixStream as StdUnixStream},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use exec_sandbox_qemu as qemu;
+use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage};
+use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::{
+    net::{UnixStream, unix::pipe},
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep_until},
+};
+
+use super::{
+    VmSpec,
+    channel::{Channel, ChannelError},
+    instance::{Instance, Obituary},
+    monitor::Monitor,
+};
+use crate::{
+    Error, ErrorKind, Output,
+    host::Host,
+    process::{Child, Command, SpawnError},
+    run_dir::{RunDir, RunDirError},
+};
+
+/// From QEMU's start to the agent's hello. Half a second on an idle machine under emulation; a host that boots many at once
+/// takes its time, and a guest that hangs must not wait for ever.
+pub(super) const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The numbers under which QEMU finds its descriptors.
+const AGENT_FD: i32 = 3;
+const QMP_FD: i32 = 4;
+const CONSOLE_FD: i32 = 5;
+
+/// Why a boot came to nothing. None of the caller's code has run.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BootError {
+    #[error("making the VM's directory")]
+    RunDir(#[from] RunDirError),
+    #[error("making the VM's sockets")]
+    Sockets(#[source] io::Error),
+    #[error("starting QEMU")]
+    Spawn(#[from] SpawnError),
+    #[error("connecting to the agent's channel")]
+    Connect(#[source] io::Error),
+    #[error("waiting for QEMU's process")]
+    Wait(#[source] io::Error),
+    #[error(transparent)]
+    QemuEnded(#[from] Obituary),
+    #[error("the agent did not answer within {} s", BOOT_PATIENCE.as_secs())]
+    TimedOut,
+    #[error("waiting for the agent's hello")]
+    Channel(#[from] ChannelError),
+    #[error("the agent speaks generation {found} of the wire and this host speaks {GENERATION}")]
+    Generation { found: u32 },
+    #[error("the caller is gone")]
+    Abandoned,
+}
+
+/// A phase that failed, and what it leaves to tear down.
+#[derive(Debug)]
+pub(super) struct Failed {
+    pub(super) error: BootError,
+    pub(super) instance: Option<Instance>,
+}
+
+/// All that a VM needs, and no process yet.
+#[derive(Debug)]
+pub(super) struct Prepared {
+    command: Command,
+    run_dir: RunDir,
+    monitor: StdUnixStream,
+    stderr: OwnedFd,
+    console: Option<(StdUnixStream, mpsc::Sender<Output>)>,
+}
+
+/// QEMU runs.
+#[derive(Debug)]
+pub(super) struct Spawned {
+    instance: Instance,
+    at: Instant,
+}
+
+/// QEMU has a connection for the agent, which proves nothing about the guest.
+#[derive(Debug)]
+pub(super) struct Connected {
+    instance: Instance,
+    channel: Channel,
+    spawned_at: Instant,
+}
+
+/// The agent has answered.
+#[derive(Debug)]
+pub(super) struct Ready {
+    pub(super) instance: Instance,
+    pub(super) channel: Channel,
+    pub(super) spawned_at: Instant,
+    pub(super) ready_at: Instant,
+}
+
+impl Prepared {
+    /// Makes the run directory, the sockets and the arguments.
+    pub(super) fn new(host: &Host, spec: VmSpec) -> Result<Self, BootError> {
+        let run_dir = RunDir::create(&host.run_dir, &spec.id)?;
+        let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
+        let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
+        let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;
+        let console = match spec.boot_log {
+            Some(output) => Some((StdUnixStream::pair().map_err(BootError::Sockets)?, output)),
+            None => None,
+        };
+        let machine = qemu::Machine {
+            name: spec.id,
+            arch: host.arch,
+            accelerator: host.accelerator.clone(),
+            memory_mib: spec.memory_mib,
+            vcpus: 1,
+            kernel: host.image.kernel(),
+            initramfs: host.image.initramfs(),
+            kernel_args: Vec::new(),
+            root_disk: qemu::RootDisk { path: host.image.root() },
+            agent_fd: AGENT_FD,
+            qmp_fd: QMP_FD,
+            console: console.is_some().then_some(qemu::Console::Socket(CONSOLE_FD)),
+            sandbox: true,
+        };
+        let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
+        command.pass(qemu_stderr.try_clone().map_err(BootError::Sockets)?, 1);
+        command.pass(qemu_stderr, 2);
+        command.pass(listener.into(), AGENT_FD);
+        command.pass(qemu_monitor.into(), QMP_FD);
+        let console = console.map(|((ours, qemus), output)| {
+            command.pass(qemus.into(), CONSOLE_FD);
+            (ours, output)
+        });
+        Ok(Self { command, run_dir, monitor, stderr, console })
+    }
+
+    /// Starts QEMU.
+    pub(super) async fn spawn(self) -> Result<Spawned, Failed> {
+        let nothing_yet = |error| Failed { error, instance: None };
+        let Readers { stderr, monitor, console } = Readers::register(self.stderr, self.monitor, self.console)
+            .map_err(BootError::Sockets)
+            .map_err(nothing_yet)?;
+        let child = Child::spawn(self.command).await.map_err(BootError::Spawn).map_err(nothing_yet)?;
+        let mut instance = Instance::new(child, self.run_dir, stderr, monitor);
+        if let Some((console, output)) = console {
+            instance.stream_console(console, output);
+        }
+        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
+        match recorded {
+            Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
+            Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
+        }
+    }
+}
+
+impl Spawned {
+    /// Connects to the agent's socket, which listens since before QEMU was started.
+    pub(super) async fn connect(self) -> Result<Connected, Failed> {
+        let socket = self.instance.run_dir().map(RunDir::agent_socket).unwrap_or_default();
+        match Channel::connect(&socket).await {
+            Ok(channel) => Ok(Connected { instance: self.instance, channel, spawned_at: self.at }),
+            Err(error) => Err(Failed { error: BootError::Connect(error), instance: Some(self.instance) }),
+        }
+    }
+}
+
+impl Connected {
+    /// Waits for the agent's hello and answers it. `wanted` closes when the caller is gone.
+    pub(super) async fn greet<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Ready, Failed> {
+        let deadline = self.spawned_at + BOOT_PATIENCE;
+        match self.hello(deadline, wanted).await {
+            Ok(()) => Ok(Ready {
+                instance: self.instance,
+                channel: self.channel,
+                spawned_at: self.spawned_at,
+                ready_at: Instant::now(),
+            }),
+            Err(error) => Err(Failed { error, instance: Some(self.instance) }),
+        }
+    }
+
+    async fn hello<T>(&mut self, deadline: Instant, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+        loop {
+            let message = tokio::select! {
+                biased;
+                message = self.channel.next() => message,
+                ended = self.instance.ended() => return Err(self.died(ended).await),
+                () = wanted.closed() => return Err(BootError::Abandoned),
+                () = sleep_until(deadline) => return Err(BootError::TimedOut),
+            };
+            match message {
+                Ok((CONNECTION_OP, GuestMessage::Hello(hello))) => return self.answer(&hello),
+                // Nothing else concerns a host that has not been greeted.
+                Ok(_) => {}
+                // QEMU closes the channel when it ends, and its end says more.
+                Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                    let ended = tokio::time::timeout_at(deadline, self.instance.ended()).await;
+                    return Err(match ended {
+                        Ok(ended) => self.died(ended).await,
+                        Err(_elapsed) => BootError::TimedOut,
+                    });
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn answer(&mut self, hello: &Hello) -> Result<(), BootError> {
+        if hello.generation != GENERATION {
+            return Err(BootError::Generation { found: hello.generation });
+        }
+        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let hello = Hello {
+            generation: GENERATION,
+            unix_time_ns: u64::try_from(unix_time.as_nanos()).unwrap_or(0),
+            ..Hello::default()
+        };
+        Ok(self.channel.send(&HostMessage::Hello(hello).into_frame(CONNECTION_OP))?)
+    }
+
+    async fn died(&mut self, ended: io::Result<crate::process::Ended>) -> BootError {
+        match ended {
+            Ok(ended) => self.instance.obituary(ended).await.into(),
+            Err(error) => BootError::Wait(error),
+        }
+    }
+}
+
+/// The host's ends of what QEMU writes to, registered with the runtime before QEMU exists, so that failing costs nothing.
+struct Readers {
+    stderr: pipe::Receiver,
+    monitor: Monitor,
+    console: Option<(UnixStream, mpsc::Sender<Output>)>,
+}
+
+impl Readers {
+    fn register(
+        stderr: OwnedFd,
+        monitor: StdUnixStream,
+        console: Option<(StdUnixStream, mpsc::Sender<Output>)>,
+    ) -> io::Result<Self> {
+        let console = match console {
+            Some((stream, output)) => Some((asynchronous(stream)?, output)),
+            None => None,
+        };
+        Ok(Self {
+            stderr: pipe::Receiver::from_owned_fd(stderr)?,
+            monitor: Monitor::watch(asynchronous(monitor)?),
+            console,
+        })
+    }
+}
+
+impl BootError {
+    /// The public error of a boot that failed.
+    pub(super) fn into_error(self, vm_id: &str) -> Error {
+        let (kind, remedy) = match &self {
+            Self::TimedOut => {
+                (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
+            }
+            Self::QemuEnded(_) => {
+                (ErrorKind::Vm, Some("look at the boot log (sbx run --debug); sbx doctor examines this machine"))
+            }
+            Self::Spawn(error) if error.errno() == Some(rustix::io::Errno::NOENT) => {
+                (ErrorKind::Dependency, Some("install QEMU; sbx doctor says how"))
+            }
+            Self::RunDir(_) | Self::Sockets(_) => (ErrorKind::Host, None),
+            _ => (ErrorKind::Vm, None),
+        };
+        let error = Error::new(kind, "booting a VM").because(self).on_vm(vm_id);
+        match remedy {
+            Some(remedy) => error.remedied_by(remedy),
+            None => error,
+        }
+    }
+}
+
+fn asynchronous(stream: StdUnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
