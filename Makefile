@@ -1,0 +1,35 @@
+# make run    from a fresh clone to Python, JavaScript and shell code that runs in VMs
+# make test   every check, the quick ones first
+# Both install and build what is missing and do nothing twice.
+
+STEP := scripts/step
+SBX := target/release/sbx
+export NEXTEST_PROFILE := $(if $(CI),ci,default)
+
+.PHONY: run test setup assets nextest
+
+run: setup assets
+	@$(STEP) 'sbx' cargo build --release --package exec-sandbox-cli
+	@$(STEP) 'a VM runs Python' $(SBX) run --code 'import sys; print("Hello from Python", sys.version.split()[0])'
+	@$(STEP) 'a VM runs JavaScript' $(SBX) run --language javascript --code 'const hello: string = "Hello from Bun"; console.log(hello, Bun.version)'
+	@$(STEP) 'a VM runs a shell' $(SBX) run --language raw --code 'echo "Hello from $$(uname -a)"'
+
+# cargo deny is for whoever has it: installing it takes minutes. Advisories are left out, for they need a database from the network.
+test: setup nextest
+	@$(STEP) 'format' cargo fmt --all --check
+	@$(STEP) 'house' cargo nextest run --package xtask
+	@$(STEP) 'clippy' cargo clippy --workspace --all-targets -- --deny warnings
+	@if command -v cargo-deny >/dev/null; then $(STEP) 'deny' cargo deny check licenses bans sources; fi
+	@$(STEP) 'unit tests' cargo nextest run --workspace --exclude vmtests --exclude xtask
+	@$(STEP) 'assets' cargo xtask assets
+	@$(STEP) 'VM tests' cargo nextest run --package vmtests
+
+setup:
+	@$(STEP) 'system packages' scripts/system-packages.sh
+
+assets: setup
+	@$(STEP) 'xtask' cargo build --package xtask
+	@$(STEP) 'assets' cargo xtask assets
+
+nextest:
+	@cargo nextest --version >/dev/null 2>&1 || $(STEP) 'cargo-nextest' cargo install cargo-nextest --locked

@@ -1,0 +1,40 @@
+//! `cargo xtask`: what the project does to itself. This file reads the command line and hands over.
+
+#![expect(clippy::print_stderr, reason = "a program for people at a terminal: its errors go to stderr")]
+
+mod assets;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds the guest's parts.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", version, max_term_width = 100)]
+struct CommandLine {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Builds and publishes the guest's kernel, agent and standard image
+    Assets(assets::Options),
+    /// Builds the guest agent and publishes the image with it, keeping kernel and root file system
+    Agent,
+}
+
+fn main() -> ExitCode {
+    let done = match CommandLine::parse().task {
+        Task::Assets(options) => assets::run(&options),
+        Task::Agent => assets::run_agent(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            e.chain().skip(1).for_each(|cause| eprintln!("  because: {cause}"));
+            ExitCode::FAILURE
+        }
+    }
+}
