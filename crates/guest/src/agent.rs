@@ -1,0 +1,211 @@
+//! The agent: everything after the bring-up, on one thread.
+//!
+//! Three things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
+//! from them), the executor (programs), the reaper (exit statuses). None polls: an idle agent sleeps in the kernel.
+//!
+//! ```text
+//!   port reader ──▶ agent ──▶ executor ──▶ interpreters
+//!   port writer ◀────┴───────────┘  (output goes to the writer directly)
+//! ```
+
+use std::{convert::Infallible, io, rc::Rc, time::Instant};
+
+use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage};
+use rustix::{io::Errno, rand::GetRandomFlags};
+use tokio::sync::mpsc;
+
+use crate::{
+    clock,
+    exec::{Command, Executor, Finished, Parts},
+    init::Ground,
+    interpreter, kmsg,
+    operations::{Effect, Operations},
+    output::Outbox,
+    port::{self, Connection, Event, Outgoing, PortError},
+    reaper::Reaper,
+};
+
+/// Commands on their way to the executor, which takes them in every state.
+const COMMANDS: usize = 64;
+
+/// Bytes of a boot's identity.
+const BOOT_ID_BYTES: usize = 16;
+
+/// Why the agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentError {
+    /// No event loop.
+    #[error("cannot start the event loop")]
+    Runtime { source: io::Error },
+    /// No port.
+    #[error("cannot reach the host")]
+    Port { source: PortError },
+    /// No identity for this boot.
+    #[error("cannot draw the boot's identity")]
+    BootId { source: Errno },
+    /// Wrappers are missing.
+    #[error("cannot write the interpreters' wrappers")]
+    Wrappers { source: io::Error },
+    /// Exit statuses cannot be collected.
+    #[error("cannot learn of processes that end")]
+    Reaper { source: io::Error },
+    /// A part of the agent has ended.
+    #[error("the agent's {part} has ended")]
+    Ended {
+        /// Which.
+        part: &'static str,
+    },
+}
+
+#[derive(Debug)]
+struct Agent {
+    boot_id: [u8; BOOT_ID_BYTES],
+    operations: Operations,
+    decoder: FrameDecoder,
+    connection: Option<Connection>,
+    /// The host broke the contract: nothing it says can be told apart from the rest until it comes anew.
+    deaf: bool,
+    outgoing: mpsc::Sender<Outgoing>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// Serves the host for as long as the machine lives.
+pub(crate) fn serve(ground: Ground) -> Result<Infallible, AgentError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|source| AgentError::Runtime { source })?.block_on(run(ground))
+}
+
+async fn run(ground: Ground) -> Result<Infallible, AgentError> {
+    let mut boot_id = [0; BOOT_ID_BYTES];
+    let drawn = rustix::rand::getrandom(&mut boot_id[..], GetRandomFlags::empty());
+    drawn.map_err(|source| AgentError::BootId { source })?;
+    let port = port::open().map_err(|source| AgentError::Port { source })?;
+    let reaper = Rc::new(Reaper::default());
+    let (commands, to_executor) = mpsc::channel(COMMANDS);
+    let (finished, from_executor) = mpsc::channel(1);
+    let executor = Executor::new(Parts {
+        group: ground.user_group,
+        reaper: Rc::clone(&reaper),
+        outbox: Outbox::new(port.outgoing.clone()),
+        commands: to_executor,
+        finished,
+    });
+    interpreter::install().map_err(|source| AgentError::Wrappers { source })?;
+    let agent = Agent {
+        boot_id,
+        operations: Operations::default(),
+        decoder: FrameDecoder::default(),
+        connection: None,
+        deaf: false,
+        outgoing: port.outgoing,
+        commands,
+    };
+    tokio::select! {
+        error = agent.run(port.events, from_executor) => Err(error),
+        () = executor.run() => Err(AgentError::Ended { part: "executor" }),
+        source = reaper.run() => Err(AgentError::Reaper { source }),
+    }
+}
+
+impl Agent {
+    async fn run(mut self, mut events: mpsc::Receiver<Event>, mut finished: mpsc::Receiver<Finished>) -> AgentError {
+        loop {
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(Event::Up(connection)) => self.greet(connection).await,
+                    Some(Event::Bytes(bytes)) => self.hear(&bytes).await,
+                    Some(Event::Down) => self.lose().await,
+                    Some(Event::Broken(source)) => {
+                        return AgentError::Port { source: PortError::Broken { source } };
+                    }
+                    None => return AgentError::Ended { part: "port reader" },
+                },
+                finished = finished.recv() => match finished {
+                    Some(finished) => {
+                        if let Some((op, message)) = self.operations.finish(finished) {
+                            self.send(op, message).await;
+                        }
+                    }
+                    None => return AgentError::Ended { part: "executor" },
+                },
+            }
+        }
+    }
+
+    /// A host is there: who we are, then what it may have missed.
+    async fn greet(&mut self, connection: Connection) {
+        self.connection = Some(connection);
+        (self.decoder, self.deaf) = (FrameDecoder::default(), false);
+        self.introduce(connection).await;
+    }
+
+    async fn introduce(&mut self, connection: Connection) {
+        let hello = Hello {
+            generation: GENERATION,
+            boot_id: self.boot_id.to_vec(),
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+            unix_time_ns: 0,
+        };
+        let frame = GuestMessage::Hello(hello).into_frame(CONNECTION_OP);
+        let _ = self.outgoing.send(Outgoing::Open(connection, frame)).await;
+        for (op, message) in self.operations.greet() {
+            self.send(op, message).await;
+        }
+        self.tell(Command::Host(true)).await;
+    }
+
+    async fn lose(&mut self) {
+        self.connection = None;
+        self.tell(Command::Host(false)).await;
+    }
+
+    async fn hear(&mut self, bytes: &[u8]) {
+        if self.deaf {
+            return;
+        }
+        self.decoder.buffer().extend_from_slice(bytes);
+        loop {
+            let heard = match self.decoder.next_frame() {
+                Ok(None) => return,
+                Ok(Some(frame)) => self.frame(frame.op, HostMessage::parse(frame)).await,
+                Err(error) => Err(kmsg::chain(&error)),
+            };
+            if let Err(why) = heard {
+                kmsg::warn(&format!("the host is not listened to until it comes anew: {why}"));
+                self.deaf = true;
+                return;
+            }
+        }
+    }
+
+    async fn frame<E: std::error::Error>(&mut self, op: u32, message: Result<HostMessage, E>) -> Result<(), String> {
+        let message = message.map_err(|error| kmsg::chain(&error))?;
+        let effects = self.operations.hear(op, message, Instant::now()).map_err(|error| kmsg::chain(&error))?;
+        for effect in effects {
+            match effect {
+                Effect::Send(op, message) => self.send(op, message).await,
+                Effect::Tell(command) => self.tell(command).await,
+                Effect::Clock(unix_time_ns) => {
+                    if let Err(error) = clock::set(unix_time_ns) {
+                        kmsg::warn(&format!("cannot set the clock: {error}"));
+                    }
+                }
+                Effect::Greet => {
+                    if let Some(connection) = self.connection {
+                        self.introduce(connection).await;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Queues a frame. The writer lives as long as the agent, and drops what has no host.
+    async fn send(&self, op: u32, message: GuestMessage) {
+        let _ = self.outgoing.send(Outgoing::Frame(message.into_frame(op))).await;
+    }
+
+    async fn tell(&self, command: Command) {
+        let _ = self.commands.send(command).await;
+    }
+}

@@ -1,0 +1,60 @@
+//! Executions: one program after another, each from its start to its last frame.
+//!
+//! ```text
+//!  Begin ─▶ acquire an interpreter ─▶ Program whole ─▶ hand over ─▶ drive ─▶ settle ─▶ Done
+//!              │ (started while the program still arrives)            │
+//!              └──────────▶ Refused                                   └ deadline, cancel: see `ladder`
+//! ```
+//! The executor owns interpreters and their pipes; commands reach it in every state, so a cancel never waits behind anything.
+
+mod current;
+mod drive;
+mod executor;
+mod ladder;
+mod verdict;
+mod workspace;
+
+use std::time::Instant;
+
+use exec_sandbox_wire::{Credit, Done, Program, Refused};
+
+pub(crate) use executor::{Executor, Parts};
+
+use crate::program::Terms;
+
+/// What the agent tells the executor. The number is the operation's; a command for an operation that is over is ignored.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// An execution begins; its program follows.
+    Begin(u32, Terms, Instant),
+    /// Its program is whole.
+    Program(u32, Program),
+    /// Its program will not come, and its end has been reported.
+    Abandon(u32),
+    /// A signal for its processes.
+    Signal(u32, u8),
+    /// It shall end.
+    Cancel(u32),
+    /// More of its output may be sent.
+    Credit(u32, Credit),
+    /// A host has come, or has gone.
+    Host(bool),
+}
+
+/// How an operation ended: its terminal frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Terminal {
+    /// It ran.
+    Done(Done),
+    /// None of it ran.
+    Refused(Refused),
+}
+
+/// An operation's end, for the agent.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The operation.
+    pub(crate) op: u32,
+    /// Its end; nothing if it was abandoned.
+    pub(crate) terminal: Option<Terminal>,
+}

@@ -1,0 +1,86 @@
+//! The execution under way, as far as commands change it.
+
+use exec_sandbox_wire::{Credit, Program, limits};
+
+use super::Command;
+use crate::{kmsg, output::Meter, program::Terms};
+
+/// An execution from its start to its last frame.
+#[derive(Debug)]
+pub(super) struct Current {
+    pub(super) op: u32,
+    pub(super) terms: Terms,
+    pub(super) program: Option<Program>,
+    pub(super) stdout: Meter,
+    pub(super) stderr: Meter,
+    /// A host is there to be told.
+    pub(super) hosted: bool,
+    /// It shall not run, or no longer.
+    pub(super) stopped: Option<Stopped>,
+}
+
+/// Why an execution shall not run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stopped {
+    /// Called off: it ends with a frame.
+    Cancelled,
+    /// Its end has been reported.
+    Abandoned,
+}
+
+/// What a command asks for beyond what is noted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Demand {
+    /// A signal for the program.
+    Signal(u8),
+    /// The program's end.
+    Cancel,
+}
+
+impl Current {
+    pub(super) fn new(op: u32, terms: Terms, hosted: bool) -> Self {
+        Self {
+            op,
+            terms,
+            program: None,
+            stdout: Meter::new(limits::MAX_STDOUT_BYTES),
+            stderr: Meter::new(limits::MAX_STDERR_BYTES),
+            hosted,
+            stopped: None,
+        }
+    }
+
+    /// Takes a command in.
+    pub(super) fn absorb(&mut self, command: Command) -> Option<Demand> {
+        match command {
+            Command::Host(hosted) => self.host(hosted),
+            Command::Program(op, program) if op == self.op => self.program = Some(program),
+            Command::Credit(op, credit) if op == self.op => self.grant(credit),
+            Command::Signal(op, number) if op == self.op => return Some(Demand::Signal(number)),
+            Command::Cancel(op) if op == self.op => {
+                self.stopped = self.stopped.or(Some(Stopped::Cancelled));
+                return Some(Demand::Cancel);
+            }
+            Command::Abandon(op) if op == self.op => self.stopped = Some(Stopped::Abandoned),
+            // For an operation that is over; the agent begins no second one.
+            _ => {}
+        }
+        None
+    }
+
+    fn host(&mut self, hosted: bool) {
+        self.hosted = hosted;
+        if hosted {
+            self.stdout.reopen();
+            self.stderr.reopen();
+        }
+    }
+
+    fn grant(&mut self, credit: Credit) {
+        for result in [self.stdout.grant(credit.stdout_bytes), self.stderr.grant(credit.stderr_bytes)] {
+            if let Err(error) = result {
+                kmsg::warn_about(&error);
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Driving one execution: from the hand-over to the interpreter until all its output is on its way.
+
+use std::{
+    io,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+
+use super::{
+    Command,
+    current::{Current, Demand},
+    ladder::{Cause, Ladder, Step},
+};
+use crate::{
+    cgroup::UserGroup,
+    interpreter::{Interpreter, Report, Said, Token},
+    kmsg,
+    output::{Outbox, Pipe},
+    reaper::Exit,
+};
+
+/// Between two looks at whether the processes of a program that was asked to end have ended.
+const TREE_STEP: Duration = Duration::from_millis(10);
+
+/// What an execution is driven with.
+#[derive(Debug)]
+pub(super) struct Drive<'a> {
+    pub(super) current: &'a mut Current,
+    pub(super) interpreter: &'a mut Interpreter,
+    pub(super) commands: &'a mut mpsc::Receiver<Command>,
+    pub(super) outbox: &'a Outbox,
+    pub(super) group: &'a UserGroup,
+}
+
+/// How it came to its end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ended {
+    /// The interpreter's report or death; nothing if even a kill did not end it.
+    pub(super) exit: Option<Exit>,
+    /// Why the program was asked to end, if it was.
+    pub(super) asked: Option<Cause>,
+    /// The interpreter can take another execution.
+    pub(super) reusable: bool,
+    /// When the program ended.
+    pub(super) at: Instant,
+}
+
+/// What happened next.
+#[derive(Debug)]
+enum Event {
+    Said(Said),
+    Died(Exit),
+    Command(Command),
+    Due,
+    Moved,
+}
+
+impl Drive<'_> {
+    /// Runs the program in `dir` to its end.
+    pub(super) async fn run(mut self, token: Token, dir: &Path) -> io::Result<Ended> {
+        self.interpreter.forget_output();
+        self.interpreter.control.execute(token, dir).await?;
+        let mut ladder = Ladder::begin(Instant::now(), self.current.terms.timeout);
+        let (exit, reported) = self.until_end(&mut ladder, token).await;
+        let at = Instant::now();
+        let asked = ladder.asked();
+        if asked.is_some() {
+            if exit.is_some() && !reported {
+                self.until_tree_ended(&mut ladder).await;
+            }
+            self.kill();
+        }
+        self.drain().await;
+        Ok(Ended { exit, asked, reusable: reported && asked.is_none(), at })
+    }
+
+    /// How the interpreter ended, and whether it reported that instead of dying.
+    async fn until_end(&mut self, ladder: &mut Ladder, token: Token) -> (Option<Exit>, bool) {
+        let expected = token.to_string();
+        loop {
+            match self.next(ladder).await {
+                Event::Said(Said::Report(Report::Done { token, code })) if token == expected => {
+                    return (Some(Exit::Code(code)), true);
+                }
+                Event::Said(said) => {
+                    kmsg::warn(&format!("an interpreter broke the control protocol and is ended: {said:?}"));
+                    self.kill();
+                }
+                Event::Died(exit) => return (Some(exit), false),
+                Event::Command(command) => self.command(command, ladder),
+                Event::Due => match ladder.climb(Instant::now()) {
+                    Step::GiveUp => return (None, false),
+                    step => self.take(step),
+                },
+                Event::Moved => {}
+            }
+        }
+    }
+
+    async fn next(&mut self, ladder: &Ladder) -> Event {
+        let Self { current, interpreter, commands, outbox, .. } = self;
+        let Interpreter { process, control, stdout, stderr } = &mut **interpreter;
+        tokio::select! {
+            biased;
+            said = control.hear() => Event::Said(said),
+            exit = process.end() => Event::Died(exit),
+            Some(command) = commands.recv() => Event::Command(command),
+            () = tokio::time::sleep_until(ladder.due().into()) => Event::Due,
+            _ = pump(current, (stdout, usize::MAX), (stderr, usize::MAX), outbox), if current.hosted => Event::Moved,
+        }
+    }
+
+    /// The grace is the whole tree's: a child may still be cleaning up after the interpreter died of the signal.
+    async fn until_tree_ended(&mut self, ladder: &mut Ladder) {
+        while !self.group.is_empty() && Instant::now() < ladder.due() {
+            let Self { current, interpreter, commands, outbox, .. } = self;
+            let Interpreter { stdout, stderr, .. } = &mut **interpreter;
+            let event = tokio::select! {
+                biased;
+                Some(command) = commands.recv() => Event::Command(command),
+                () = tokio::time::sleep(TREE_STEP) => Event::Due,
+                _ = pump(current, (stdout, usize::MAX), (stderr, usize::MAX), outbox), if current.hosted => Event::Moved,
+            };
+            if let Event::Command(command) = event {
+                self.command(command, ladder);
+            }
+        }
+    }
+
+    /// Sends what the program had written by its end. What background processes add belongs to no execution.
+    async fn drain(&mut self) {
+        let Self { current, interpreter, commands, outbox, .. } = self;
+        let Interpreter { stdout, stderr, .. } = &mut **interpreter;
+        let (mut out, mut err) = (stdout.waiting(), stderr.waiting());
+        while out > 0 || err > 0 {
+            if !current.hosted {
+                current.stdout.give_up();
+                current.stderr.give_up();
+            }
+            tokio::select! {
+                biased;
+                Some(command) = commands.recv() => {
+                    if current.absorb(command) == Some(Demand::Cancel) {
+                        current.stdout.give_up();
+                        current.stderr.give_up();
+                    }
+                }
+                (from_out, from_err) = pump(current, (stdout, out), (stderr, err), outbox) => {
+                    out -= from_out.min(out);
+                    err -= from_err.min(err);
+                    out = out.min(stdout.waiting());
+                    err = err.min(stderr.waiting());
+                }
+            }
+        }
+    }
+
+    fn command(&mut self, command: Command, ladder: &mut Ladder) {
+        match self.current.absorb(command) {
+            Some(Demand::Signal(number)) => match Signal::from_named_raw(number.into()) {
+                Some(signal) => self.interpreter.process.signal(signal),
+                None => kmsg::warn(&format!("the host asked for signal {number}, which has no name")),
+            },
+            Some(Demand::Cancel) => {
+                if let Some(step) = ladder.cancel(Instant::now()) {
+                    self.take(step);
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn take(&mut self, step: Step) {
+        match step {
+            Step::Ask => self.group.signal_all(self.interpreter.process.pid(), Signal::TERM),
+            Step::Kill | Step::GiveUp => self.kill(),
+        }
+    }
+
+    fn kill(&self) {
+        if let Err(error) = self.group.kill() {
+            kmsg::warn(&format!("cannot kill the programs' control group: {error}"));
+        }
+    }
+}
+
+/// Moves what comes next of either stream, at most so much of each; how much of each. Neither can keep the other waiting: which one
+/// is asked first is drawn anew each time.
+async fn pump(
+    current: &mut Current,
+    stdout: (&mut Pipe, usize),
+    stderr: (&mut Pipe, usize),
+    outbox: &Outbox,
+) -> (usize, usize) {
+    let op = current.op;
+    tokio::select! {
+        moved = stdout.0.pump(op, &mut current.stdout, outbox, stdout.1), if stdout.1 > 0 => (moved, 0),
+        moved = stderr.0.pump(op, &mut current.stderr, outbox, stderr.1), if stderr.1 > 0 => (0, moved),
+        else => std::future::pending().await,
+    }
+}

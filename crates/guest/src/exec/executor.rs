@@ -1,0 +1,195 @@
+//! The executor: takes executions one by one, keeps an interpreter for each language, measures.
+
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use exec_sandbox_wire::{Done, End, Language, Program, Refusal, Refused, Usage, limits};
+use tokio::sync::mpsc;
+
+use super::{
+    Command, Finished, Terminal,
+    current::{Current, Stopped},
+    drive::{Drive, Ended},
+    verdict::{Seen, Verdict},
+    workspace::Workspace,
+};
+use crate::{
+    cgroup::UserGroup,
+    interpreter::{self, Interpreter, StartError},
+    kmsg,
+    output::Outbox,
+    program::Terms,
+    reaper::Reaper,
+};
+
+/// What the executor works with.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) group: UserGroup,
+    pub(crate) reaper: Rc<Reaper>,
+    pub(crate) outbox: Outbox,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) finished: mpsc::Sender<Finished>,
+}
+
+/// Runs programs.
+#[derive(Debug)]
+pub(crate) struct Executor {
+    parts: Parts,
+    interpreters: HashMap<Language, Interpreter>,
+    hosted: bool,
+    /// Executions so far: names their directories.
+    count: u64,
+}
+
+impl Executor {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self { parts, interpreters: HashMap::new(), hosted: false, count: 0 }
+    }
+
+    /// Runs until the agent ends.
+    pub(crate) async fn run(mut self) {
+        while let Some(command) = self.parts.commands.recv().await {
+            match command {
+                Command::Host(hosted) => self.hosted = hosted,
+                Command::Begin(op, terms, asked_at) => {
+                    let terminal = self.execute(Current::new(op, terms, self.hosted), asked_at).await;
+                    if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
+                        return;
+                    }
+                }
+                // For an operation that is over.
+                _ => {}
+            }
+        }
+    }
+
+    async fn execute(&mut self, mut current: Current, asked_at: Instant) -> Option<Terminal> {
+        let language = current.terms.language;
+        let terminal = match self.acquire(&mut current).await {
+            Err(error) => Some(Terminal::Refused(refusal(&error))),
+            Ok(None) => stopped(&current),
+            Ok(Some(interpreter)) => {
+                let spawn = asked_at.elapsed();
+                match self.program(&mut current).await {
+                    Some(program) => Some(self.run_program(&mut current, interpreter, &program, spawn).await),
+                    None => {
+                        self.interpreters.insert(language, interpreter);
+                        stopped(&current)
+                    }
+                }
+            }
+        };
+        self.hosted = current.hosted;
+        terminal
+    }
+
+    /// An interpreter that is ready; none if the execution is called off meanwhile.
+    async fn acquire(&mut self, current: &mut Current) -> Result<Option<Interpreter>, StartError> {
+        let Terms { language, .. } = current.terms;
+        if let Some(mut interpreter) = self.interpreters.remove(&language)
+            && interpreter.is_usable()
+        {
+            return Ok(Some(interpreter));
+        }
+        let Parts { group, reaper, commands, .. } = &mut self.parts;
+        let mut start = std::pin::pin!(Interpreter::start(language, reaper, group));
+        while current.stopped.is_none() {
+            tokio::select! {
+                biased;
+                started = &mut start => return started.map(Some),
+                Some(command) = commands.recv() => drop(current.absorb(command)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The program, once it is whole; none if the execution is called off meanwhile.
+    async fn program(&mut self, current: &mut Current) -> Option<Program> {
+        while current.stopped.is_none() {
+            if let Some(program) = current.program.take() {
+                return Some(program);
+            }
+            let command = self.parts.commands.recv().await?;
+            let _ = current.absorb(command);
+        }
+        None
+    }
+
+    async fn run_program(
+        &mut self,
+        current: &mut Current,
+        mut interpreter: Interpreter,
+        program: &Program,
+        spawn: Duration,
+    ) -> Terminal {
+        self.count += 1;
+        let (workspace, token) = match (Workspace::create(self.count, program), interpreter::draw_token()) {
+            (Ok(workspace), Ok(token)) => (workspace, token),
+            (Err(error), _) => return failed(&format!("cannot write the program: {error}")),
+            (_, Err(error)) => return failed(&format!("cannot draw a token: {error}")),
+        };
+        self.parts.group.reset_memory_peak();
+        let Parts { group, outbox, commands, .. } = &mut self.parts;
+        let (cpu_us, oom_kills, started) = (group.cpu_us(), group.oom_kills(), Instant::now());
+        let drive = Drive { current, interpreter: &mut interpreter, commands, outbox, group };
+        let ended = match drive.run(token, workspace.dir()).await {
+            Ok(ended) => ended,
+            Err(error) => return failed(&format!("cannot hand over the program: {error}")),
+        };
+        let usage = Usage {
+            spawn_us: micros(spawn),
+            run_us: micros(ended.at - started),
+            cpu_us: group.cpu_us().zip(cpu_us).map(|(after, before)| after.saturating_sub(before)),
+            memory_peak_bytes: group.memory_peak_bytes(),
+        };
+        let out_of_memory = group.oom_kills() > oom_kills;
+        if ended.reusable {
+            self.interpreters.insert(current.terms.language, interpreter);
+        }
+        Terminal::Done(done(current, ended, out_of_memory, usage))
+    }
+}
+
+fn done(current: &Current, ended: Ended, out_of_memory: bool, usage: Usage) -> Done {
+    let Verdict { end, exit_code, signal } = Seen { exit: ended.exit, asked: ended.asked, out_of_memory }.verdict();
+    Done {
+        end: end.into(),
+        exit_code,
+        signal,
+        stdout_bytes: current.stdout.total(),
+        stderr_bytes: current.stderr.total(),
+        usage: Some(usage),
+    }
+}
+
+/// The end of an execution that was called off before its program ran.
+fn stopped(current: &Current) -> Option<Terminal> {
+    match current.stopped {
+        Some(Stopped::Abandoned) | None => None,
+        Some(Stopped::Cancelled) => {
+            Some(Terminal::Done(Done { end: End::Cancelled.into(), exit_code: -1, ..Done::default() }))
+        }
+    }
+}
+
+fn refusal(error: &StartError) -> Refused {
+    let reason = match error {
+        StartError::Missing { .. } => Refusal::NoInterpreter,
+        _ => Refusal::SpawnFailed,
+    };
+    let mut detail = kmsg::chain(error);
+    detail.truncate(detail.floor_char_boundary(limits::MAX_DETAIL_BYTES));
+    Refused { reason: reason.into(), detail }
+}
+
+fn failed(detail: &str) -> Terminal {
+    Terminal::Refused(Refused { reason: Refusal::SpawnFailed.into(), detail: detail.to_owned() })
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}

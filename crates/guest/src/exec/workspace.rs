@@ -1,0 +1,83 @@
+//! Where an interpreter finds the program that it shall run: a directory of the agent's for each execution, gone after it.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use exec_sandbox_wire::Program;
+
+/// Under the directory of the agent, which no program can write to.
+const PROGRAMS: &str = "/run/exec-sandbox/ops";
+
+/// Read by the interpreter, and run by the kernel if the program names an interpreter of its own.
+const CODE_MODE: u32 = 0o555;
+const ENV_MODE: u32 = 0o444;
+
+/// The directory of one execution. Dropping it removes it.
+#[derive(Debug)]
+pub(crate) struct Workspace {
+    dir: PathBuf,
+}
+
+impl Workspace {
+    /// Writes the program of the `number`th execution.
+    pub(crate) fn create(number: u64, program: &Program) -> io::Result<Self> {
+        Self::create_under(Path::new(PROGRAMS), number, program)
+    }
+
+    fn create_under(parent: &Path, number: u64, program: &Program) -> io::Result<Self> {
+        let workspace = Self { dir: parent.join(number.to_string()) };
+        fs::create_dir_all(&workspace.dir)?;
+        workspace.file("code", CODE_MODE)?.write_all(&program.code)?;
+        workspace.file("env", ENV_MODE)?.write_all(&environment(program))?;
+        Ok(workspace)
+    }
+
+    /// Where it is.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn file(&self, name: &str, mode: u32) -> io::Result<File> {
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(self.dir.join(name))
+    }
+}
+
+impl Drop for Workspace {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// `NAME=value`, each ended by a NUL, which neither can hold.
+fn environment(program: &Program) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for variable in &program.env {
+        for part in [&variable.name[..], b"=", &variable.value, b"\0"] {
+            bytes.extend_from_slice(part);
+        }
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use exec_sandbox_wire::EnvVar;
+
+    use super::*;
+
+    #[test]
+    fn a_program_is_there_for_its_execution_and_gone_after_it() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let variable = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
+        let program = Program { code: b"print(1)".to_vec(), env: vec![variable("A", "b=c"), variable("D", "")] };
+        let workspace = Workspace::create_under(parent.path(), 3, &program).expect("it can be written");
+        assert_eq!(fs::read(workspace.dir().join("code")).expect("it is there"), b"print(1)");
+        assert_eq!(fs::read(workspace.dir().join("env")).expect("it is there"), b"A=b=c\0D=\0");
+        drop(workspace);
+        assert_eq!(fs::read_dir(parent.path()).expect("it is there").count(), 0);
+    }
+}

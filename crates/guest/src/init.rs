@@ -1,0 +1,107 @@
+//! Bring-up: from a bare initramfs to a machine that can run programs.
+//!
+//! Runs once, before any thread or runtime exists, and is plain system calls in order: device and system trees, the root image, the
+//! memory file systems over it, the move onto it, then identity, loopback and limits. A step without which no program could run is
+//! an error that ends the machine; one that a program may miss is a warning. The port is opened after all of it.
+
+mod disk;
+mod links;
+mod loopback;
+mod mounts;
+mod sizes;
+mod stdio;
+mod sysctl;
+
+use std::path::PathBuf;
+
+use rustix::io::Errno;
+
+use crate::{cgroup::UserGroup, kmsg};
+
+/// What programs see as the machine's name.
+const HOSTNAME: &[u8] = b"sandbox";
+
+/// What the bring-up leaves to the agent.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    /// Where programs run.
+    pub(crate) user_group: UserGroup,
+}
+
+/// Why the machine cannot be brought up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum InitError {
+    /// A file system could not be mounted.
+    #[error("cannot mount {what} on {target}")]
+    Mount {
+        /// The file system's kind.
+        what: &'static str,
+        /// Where.
+        target: &'static str,
+        source: Errno,
+    },
+    /// A directory or link could not be made.
+    #[error("cannot make {path}")]
+    Make {
+        /// Which.
+        path: &'static str,
+        source: Errno,
+    },
+    /// No disk has the root image's serial.
+    #[error("no disk has the serial {serial:?} (disks: {disks})")]
+    NoRootDisk {
+        /// The serial.
+        serial: &'static str,
+        /// What there is instead, for people.
+        disks: String,
+    },
+    /// The root image could not be mounted.
+    #[error("cannot mount {} as the root image", device.display())]
+    Root {
+        /// The disk.
+        device: PathBuf,
+        source: Errno,
+    },
+    /// The move onto the root image failed.
+    #[error("cannot move onto the root image: {step}")]
+    Move {
+        /// The step.
+        step: &'static str,
+        source: Errno,
+    },
+    /// The programs' control group could not be made.
+    #[error("cannot make the control group of programs")]
+    UserGroup { source: std::io::Error },
+}
+
+/// Brings the machine up.
+pub(crate) fn bring_up() -> Result<Ground, InitError> {
+    mounts::early()?;
+    stdio::open();
+    sysctl::hurry();
+    let total = total_memory_bytes();
+    mounts::root(&disk::find_root()?)?;
+    mounts::over_root(total)?;
+    links::make()?;
+    mounts::move_onto_root()?;
+    disk::unlink_nodes();
+    for (what, result) in [
+        ("name the machine", rustix::system::sethostname(HOSTNAME)),
+        ("bring up the loopback interface", loopback::up()),
+        ("protect the agent from the memory killer", sysctl::write("/proc/self/oom_score_adj", "-1000")),
+    ] {
+        if let Err(error) = result {
+            kmsg::warn(&format!("cannot {what}: {error}"));
+        }
+    }
+    sysctl::apply();
+    let user_group = UserGroup::create(total).map_err(|source| InitError::UserGroup { source })?;
+    Ok(Ground { user_group })
+}
+
+fn total_memory_bytes() -> u64 {
+    let info = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "the field's type differs between architectures")]
+    let pages = u64::from(info.totalram);
+    pages.saturating_mul(u64::from(info.mem_unit))
+}

@@ -1,0 +1,88 @@
+//! The mounts, in the order in which they must happen.
+//!
+//! The root image is mounted beside the initramfs and everything else on top of it; then it is moved over the initramfs, which no
+//! `pivot_root` can leave. `/` stays read-only.
+
+use std::{ffi::CString, path::Path};
+
+use rustix::{fs::Mode, io::Errno, mount::MountFlags};
+
+use super::{InitError, sizes};
+
+/// Where the root image is put together.
+const ROOT: &str = "/newroot";
+
+const NO_EXTRAS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
+const KERNEL_TREE: MountFlags = NO_EXTRAS.union(MountFlags::NOEXEC);
+
+/// What the search for the disk needs: the device and the system tree.
+pub(super) fn early() -> Result<(), InitError> {
+    for path in ["/dev", "/sys", ROOT] {
+        make_dir(path)?;
+    }
+    mount("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC, "mode=0755")?;
+    mount("sysfs", "/sys", KERNEL_TREE, "")
+}
+
+/// The root image, read-only.
+pub(super) fn root(device: &Path) -> Result<(), InitError> {
+    let flags = MountFlags::RDONLY | NO_EXTRAS;
+    rustix::mount::mount(device, ROOT, "erofs", flags, None)
+        .map_err(|source| InitError::Root { device: device.to_path_buf(), source })
+}
+
+/// What lies on the root image: the kernel's trees and the memory file systems of a machine with `total` bytes.
+pub(super) fn over_root(total: u64) -> Result<(), InitError> {
+    shift("/dev", "/newroot/dev")?;
+    shift("/sys", "/newroot/sys")?;
+    mount("proc", "/newroot/proc", KERNEL_TREE, "")?;
+    mount("cgroup2", "/newroot/sys/fs/cgroup", KERNEL_TREE, "")?;
+    make_dir("/newroot/dev/pts")?;
+    make_dir("/newroot/dev/shm")?;
+    let devpts = MountFlags::NOSUID | MountFlags::NOEXEC;
+    mount("devpts", "/newroot/dev/pts", devpts, "gid=5,mode=0620,ptmxmode=0666")?;
+    let shm = format!("size={},mode=1777", sizes::shm_bytes(total));
+    mount("tmpfs", "/newroot/dev/shm", KERNEL_TREE, &shm)?;
+    mount("tmpfs", "/newroot/run", NO_EXTRAS, &format!("size={},mode=0755", sizes::RUN_BYTES))?;
+    mount("tmpfs", "/newroot/tmp", NO_EXTRAS, &format!("size={},mode=1777", sizes::tmp_bytes(total)))?;
+    home(total)
+}
+
+/// The program's home. An image without the directory gets it in a memory file system of its own.
+fn home(total: u64) -> Result<(), InitError> {
+    const HOME: &str = "/newroot/home/user";
+    if !Path::new(HOME).is_dir() {
+        mount("tmpfs", "/newroot/home", NO_EXTRAS, "size=64k,mode=0755")?;
+        make_dir(HOME)?;
+    }
+    mount("tmpfs", HOME, NO_EXTRAS, &format!("size={},mode=0755,uid=1000,gid=1000", sizes::home_bytes(total)))
+}
+
+/// Makes the root image `/`, for this process and all it starts.
+pub(super) fn move_onto_root() -> Result<(), InitError> {
+    let step = |step| move |source| InitError::Move { step, source };
+    rustix::process::chdir(ROOT).map_err(step("enter it"))?;
+    rustix::mount::mount_move(".", "/").map_err(step("move its mount"))?;
+    rustix::process::chroot(".").map_err(step("change the root directory"))?;
+    rustix::process::chdir("/").map_err(step("enter the new root"))
+}
+
+fn mount(what: &'static str, target: &'static str, flags: MountFlags, options: &str) -> Result<(), InitError> {
+    let options = CString::new(options).map_err(|_| InitError::Mount { what, target, source: Errno::INVAL })?;
+    rustix::mount::mount(what, target, what, flags, Some(options.as_c_str())).map_err(|source| InitError::Mount {
+        what,
+        target,
+        source,
+    })
+}
+
+fn shift(from: &'static str, to: &'static str) -> Result<(), InitError> {
+    rustix::mount::mount_move(from, to).map_err(|source| InitError::Mount { what: from, target: to, source })
+}
+
+fn make_dir(path: &'static str) -> Result<(), InitError> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => Ok(()),
+        Err(source) => Err(InitError::Make { path, source }),
+    }
+}

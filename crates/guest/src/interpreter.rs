@@ -1,0 +1,194 @@
+//! Interpreters: one long-lived process for each language, and the private socket on which it takes executions.
+//!
+//! Completion never travels on the program's own output. The agent says `exec <token> <directory>`, the wrapper in the interpreter
+//! answers `done <token> <code>`; the token is drawn anew for each execution, so nothing that an earlier program left behind can
+//! answer for a later one. The process's death is the other end of an execution, and the only one that needs no wrapper.
+
+mod control;
+mod recipe;
+
+use std::{
+    io,
+    os::fd::RawFd,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use exec_sandbox_wire::{Kind, Language};
+use rustix::{
+    process::{Pid, Signal},
+    rand::GetRandomFlags,
+};
+
+pub(crate) use control::{Control, Report, Said, Token};
+pub(crate) use recipe::install;
+
+use crate::{
+    cgroup::UserGroup,
+    output::Pipe,
+    reaper::{Child, Exit, Reaper},
+    spawn::{Launch, LaunchError},
+};
+
+/// Where a wrapper finds the control socket: out of the way of whatever a program opens. It marks it close-on-exec at once.
+pub(crate) const CONTROL_FD: RawFd = 1000;
+
+/// What a cold interpreter may need under emulation on a busy host: measured is below 2 s.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Of what a failed interpreter said, so much is reported.
+const MAX_LAST_WORDS_BYTES: usize = 1024;
+
+/// A running interpreter. Dropping it ends its process group.
+#[derive(Debug)]
+pub(crate) struct Interpreter {
+    pub(crate) process: Process,
+    pub(crate) control: Control,
+    pub(crate) stdout: Pipe,
+    pub(crate) stderr: Pipe,
+}
+
+/// The interpreter's process.
+#[derive(Debug)]
+pub(crate) struct Process {
+    child: Child,
+    ended: Option<Exit>,
+}
+
+/// Why there is no interpreter.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// The image has none for this language.
+    #[error("the image has no {}", program.display())]
+    Missing {
+        /// Where it would be.
+        program: PathBuf,
+    },
+    /// Its process did not start.
+    #[error("cannot start the interpreter")]
+    Launch { source: LaunchError },
+    /// Its pipes cannot be watched.
+    #[error("cannot watch the interpreter's pipes")]
+    Watch { source: io::Error },
+    /// It ended before it was ready.
+    #[error("{} ended ({how:?}) before it was ready: {last_words}", program.display())]
+    Ended {
+        /// The interpreter.
+        program: PathBuf,
+        /// How.
+        how: Exit,
+        /// The end of what it wrote to standard error.
+        last_words: String,
+    },
+    /// It said something else than that it is ready, or nothing for too long.
+    #[error("{} did not become ready: {last_words}", program.display())]
+    NotReady {
+        /// The interpreter.
+        program: PathBuf,
+        /// The end of what it wrote to standard error.
+        last_words: String,
+    },
+}
+
+impl Interpreter {
+    /// Starts one and waits until it has shown that it works.
+    pub(crate) async fn start(language: Language, reaper: &Reaper, group: &UserGroup) -> Result<Self, StartError> {
+        let recipe = recipe::of(language);
+        let program = Path::new(recipe.program);
+        if !program.exists() {
+            return Err(StartError::Missing { program: program.to_path_buf() });
+        }
+        let (arguments, variables) = (recipe.arguments, recipe.variables);
+        let launch = Launch { program, arguments, variables, group: group.procs() };
+        let (child, started) = reaper.spawn(&launch).map_err(|source| StartError::Launch { source })?;
+        let process = Process { child, ended: None };
+        let watch = |source| StartError::Watch { source };
+        let mut interpreter = Self {
+            process,
+            control: Control::new(started.control).map_err(watch)?,
+            stdout: Pipe::new(started.stdout, Kind::STDOUT).map_err(watch)?,
+            stderr: Pipe::new(started.stderr, Kind::STDERR).map_err(watch)?,
+        };
+        interpreter.become_ready(program).await?;
+        Ok(interpreter)
+    }
+
+    /// Whether it can take an execution: alive, and silent since the last one.
+    pub(crate) fn is_usable(&mut self) -> bool {
+        self.process.has_ended().is_none() && self.control.is_silent()
+    }
+
+    /// Throws away what background processes wrote since the last execution: it belongs to none.
+    pub(crate) fn forget_output(&mut self) {
+        self.stdout.take_waiting();
+        self.stderr.take_waiting();
+    }
+
+    async fn become_ready(&mut self, program: &Path) -> Result<(), StartError> {
+        let said = tokio::select! {
+            biased;
+            said = self.control.hear() => Some(said),
+            how = self.process.end() => {
+                let last_words = self.last_words();
+                return Err(StartError::Ended { program: program.to_path_buf(), how, last_words });
+            }
+            () = tokio::time::sleep(START_TIMEOUT) => None,
+        };
+        match said {
+            Some(Said::Report(Report::Ready)) => Ok(()),
+            _ => Err(StartError::NotReady { program: program.to_path_buf(), last_words: self.last_words() }),
+        }
+    }
+
+    fn last_words(&mut self) -> String {
+        let words = self.stderr.take_waiting();
+        let tail = words.get(words.len().saturating_sub(MAX_LAST_WORDS_BYTES)..).unwrap_or_default();
+        String::from_utf8_lossy(tail).into_owned()
+    }
+}
+
+impl Process {
+    /// Its number, and its process group's.
+    pub(crate) fn pid(&self) -> Pid {
+        self.child.pid
+    }
+
+    /// Waits for its end. May be asked again.
+    pub(crate) async fn end(&mut self) -> Exit {
+        if let Some(exit) = self.ended {
+            return exit;
+        }
+        // The reaper lives as long as the agent, so the promise is kept.
+        let exit = (&mut self.child.exit).await.unwrap_or(Exit::Signal(0));
+        self.ended = Some(exit);
+        exit
+    }
+
+    /// How it ended, if it has.
+    fn has_ended(&mut self) -> Option<Exit> {
+        if self.ended.is_none() {
+            self.ended = self.child.exit.try_recv().ok();
+        }
+        self.ended
+    }
+
+    /// Sends a signal to its process group.
+    pub(crate) fn signal(&mut self, signal: Signal) {
+        if self.has_ended().is_none() {
+            let _ = rustix::process::kill_process_group(self.child.pid, signal);
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// Draws a token.
+pub(crate) fn draw_token() -> Result<Token, rustix::io::Errno> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes[..], GetRandomFlags::empty())?;
+    Ok(Token::new(bytes))
+}

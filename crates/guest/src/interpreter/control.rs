@@ -1,0 +1,219 @@
+//! The control socket: lines of text between the agent and a wrapper.
+//!
+//! What comes from it is written by a process that runs a stranger's code. A line is short, or refused; a report that is not exactly
+//! one of those expected is nonsense, and the end of that interpreter.
+
+use std::{
+    fmt::{self, Write as _},
+    future, io,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
+    path::Path,
+};
+
+use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+/// `done`, a token and three digits come to 42 bytes.
+const MAX_LINE_BYTES: usize = 64;
+
+/// What proves that an answer belongs to an execution.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Token([u8; 16]);
+
+/// What a wrapper reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// It can take executions.
+    Ready,
+    /// The execution with this token has ended by itself, with this code.
+    Done {
+        /// The token, as text, unchecked.
+        token: String,
+        /// The code.
+        code: u8,
+    },
+}
+
+/// What was heard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A report.
+    Report(Report),
+    /// Something that no wrapper says.
+    Nonsense,
+}
+
+/// The agent's end of the socket.
+#[derive(Debug)]
+pub(crate) struct Control {
+    stream: UnixStream,
+    lines: Lines,
+    /// The other end is closed: its process has ended, or executed another program.
+    closed: bool,
+}
+
+/// Bytes on their way to being lines.
+#[derive(Debug, Default)]
+struct Lines {
+    bytes: Vec<u8>,
+}
+
+impl Token {
+    pub(crate) fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+impl Report {
+    /// Reads a line, without its end.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let line = std::str::from_utf8(line).ok()?;
+        if line == "ready" {
+            return Some(Self::Ready);
+        }
+        let (token, code) = line.strip_prefix("done ")?.split_once(' ')?;
+        let plain = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
+        Some(Self::Done { token: token.to_owned(), code: code.parse().ok().filter(|_| plain)? })
+    }
+}
+
+impl Control {
+    /// Takes over a socket, which must not block.
+    pub(crate) fn new(fd: OwnedFd) -> io::Result<Self> {
+        let stream = UnixStream::from_std(StdStream::from(fd))?;
+        Ok(Self { stream, lines: Lines::default(), closed: false })
+    }
+
+    /// Hands over the program in `dir`.
+    pub(crate) async fn execute(&mut self, token: Token, dir: &Path) -> io::Result<()> {
+        let mut line = String::new();
+        let _ = writeln!(line, "exec {token} {}", dir.display());
+        self.stream.write_all(line.as_bytes()).await
+    }
+
+    /// The next line. Pends for ever once the other end is closed: then the process's end tells more. Cancelling it loses nothing.
+    pub(crate) async fn hear(&mut self) -> Said {
+        loop {
+            if let Some(said) = self.lines.next() {
+                return said;
+            }
+            if self.closed {
+                return future::pending().await;
+            }
+            self.receive().await;
+        }
+    }
+
+    /// Whether nothing was said and the other end is open. An idle interpreter has nothing to say.
+    pub(crate) fn is_silent(&mut self) -> bool {
+        let mut byte = [0];
+        let nothing = matches!(rustix::io::read(&self.stream, &mut byte), Err(rustix::io::Errno::AGAIN));
+        nothing && self.lines.bytes.is_empty() && !self.closed
+    }
+
+    async fn receive(&mut self) {
+        let mut buffer = [0; MAX_LINE_BYTES];
+        if self.stream.readable().await.is_err() {
+            self.closed = true;
+            return;
+        }
+        match self.stream.try_read(&mut buffer) {
+            Ok(length) if length > 0 => self.lines.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(_) | Err(_) => self.closed = true,
+        }
+    }
+}
+
+impl Lines {
+    /// The next line; without one, nothing, unless what is there is too long for any.
+    fn next(&mut self) -> Option<Said> {
+        let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') else {
+            return (self.bytes.len() > MAX_LINE_BYTES).then_some(Said::Nonsense);
+        };
+        let rest = self.bytes.split_off(end + 1);
+        let line = std::mem::replace(&mut self.bytes, rest);
+        let report = line.strip_suffix(b"\n").and_then(Report::parse);
+        Some(report.map_or(Said::Nonsense, Said::Report))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn done(token: &str, code: u8) -> Said {
+        Said::Report(Report::Done { token: token.to_owned(), code })
+    }
+
+    fn all(text: &[u8]) -> Vec<Said> {
+        let mut lines = Lines { bytes: text.to_vec() };
+        // Bytes that are too long for a line stay nonsense for ever.
+        std::iter::from_fn(|| lines.next()).take(10).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_program_writes_there_is_a_report_or_nonsense(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            for said in all(&bytes) {
+                if let Said::Report(Report::Done { token, code }) = said {
+                    let line = format!("done {token} ");
+                    prop_assert!(String::from_utf8_lossy(&bytes).contains(&line), "{code}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lines_are_heard_in_order() {
+        assert_eq!(all(b"ready\ndone ab 7\ndone "), [Said::Report(Report::Ready), done("ab", 7)]);
+    }
+
+    #[test]
+    fn a_code_is_a_number_of_one_byte_and_nothing_else() {
+        for line in
+            ["done ab 256", "done ab -1", "done ab +1", "done ab ", "done ab", "done ab 1 2", "ready ", "", "exec ab"]
+        {
+            assert_eq!(all(format!("{line}\n").as_bytes()), [Said::Nonsense], "{line:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_nonsense_before_it_fills_memory() {
+        assert_eq!(all(&[b'a'; MAX_LINE_BYTES]), []);
+        assert_eq!(all(&[b'a'; MAX_LINE_BYTES + 1]).first(), Some(&Said::Nonsense));
+    }
+
+    #[test]
+    fn a_token_is_written_as_32_digits_and_never_shown() {
+        let token = Token::new([0xa0; 16]);
+        assert_eq!(token.to_string(), "a0".repeat(16));
+        assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[tokio::test]
+    async fn a_closed_socket_is_not_silence_and_says_nothing() {
+        let (ours, theirs) = StdStream::pair().expect("a socket");
+        ours.set_nonblocking(true).expect("a flag");
+        let mut control = Control::new(ours.into()).expect("a socket");
+        assert!(control.is_silent());
+        rustix::io::write(&theirs, b"ready\n").expect("it fits");
+        assert_eq!(control.hear().await, Said::Report(Report::Ready));
+        drop(theirs);
+        assert!(!control.is_silent());
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, control.hear()).await.is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! The virtio-serial port: the only way in and out.
+//!
+//! Opened once and never closed: closing it would throw away what the host has already sent. Two threads do nothing but wait for it,
+//! because a port's readiness is no business of an event loop: a port whose host is away is readable, with nothing to read, for ever
+//! ([`reader`]), and some kernels lose the wake-up for "writable" ([`writer`]).
+//!
+//! ```text
+//!        Up ──────────────▶ Bytes … ──▶ Down ──▶ (waits, 50 ms → 1 s) ──▶ Up
+//! ```
+//! The port never blocks, although it has threads to block: a blocking write that began as the host left would end when the next
+//! one comes, and put half a frame before its Hello. So each write checks that the connection is still the one it was meant for,
+//! and [`Connections`] counts them. Bytes that are already with the kernel when a host leaves are thrown away by QEMU.
+
+mod reader;
+mod writer;
+
+use std::{
+    fs, io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use exec_sandbox_wire::{Frame, PORT_NAME};
+use rustix::{
+    fd::OwnedFd,
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+use tokio::sync::mpsc;
+
+const PORTS: &str = "/sys/class/virtio-ports";
+
+/// The kernel announces ports from a work queue, a moment after the device.
+const FIND_STEP: Duration = Duration::from_millis(1);
+/// Together two seconds and more.
+const FIND_STEPS: u32 = 2000;
+
+/// Pieces read and not yet taken. Few: the agent takes them at once, and what it does not take should stay with the host.
+const EVENTS: usize = 8;
+
+/// Frames on their way to the writer. Their bytes are bounded by the windows of their streams.
+const FRAMES: usize = 64;
+
+/// Neither thread calls anything deep.
+const STACK_BYTES: usize = 128 * 1024;
+
+/// What happens at the port.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A host is there. It has heard nothing yet.
+    Up(Connection),
+    /// It said something.
+    Bytes(Bytes),
+    /// It has gone.
+    Down,
+    /// The port cannot be used any more.
+    Broken(Errno),
+}
+
+/// What is written to the port.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// The first frame of a connection. Until it comes, frames are dropped: they were meant for an earlier host.
+    Open(Connection, Frame),
+    /// Any other frame.
+    Frame(Frame),
+}
+
+/// Which connection. Only ever compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Connection(u64);
+
+/// Counts connections that ended.
+#[derive(Debug, Default)]
+struct Connections(AtomicU64);
+
+/// The agent's side of the port.
+#[derive(Debug)]
+pub(crate) struct Port {
+    /// What happens at it.
+    pub(crate) events: mpsc::Receiver<Event>,
+    /// What goes out.
+    pub(crate) outgoing: mpsc::Sender<Outgoing>,
+}
+
+/// Why there is no port.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PortError {
+    /// The machine has none of that name.
+    #[error("no virtio-serial port is named {PORT_NAME}")]
+    Missing,
+    /// It cannot be opened.
+    #[error("cannot open {}", path.display())]
+    Open {
+        /// Its node.
+        path: PathBuf,
+        source: Errno,
+    },
+    /// A thread for it cannot be started.
+    #[error("cannot start the thread {name}")]
+    Thread {
+        /// Which.
+        name: &'static str,
+        source: io::Error,
+    },
+    /// It failed while in use.
+    #[error("the virtio-serial port failed")]
+    Broken { source: Errno },
+}
+
+impl Connections {
+    fn current(&self) -> Connection {
+        Connection(self.0.load(Ordering::SeqCst))
+    }
+
+    fn end(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// Finds the port and begins to read and write it.
+pub(crate) fn open() -> Result<Port, PortError> {
+    let path = find().ok_or(PortError::Missing)?;
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let port = rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| PortError::Open { path, source })?;
+    let (port, connections) = (Arc::new(port), Arc::<Connections>::default());
+    let (tell, events) = mpsc::channel(EVENTS);
+    let (outgoing, frames) = mpsc::channel(FRAMES);
+    start("port-reader", (&port, &connections), move |port, connections| reader::run(port, connections, &tell))?;
+    start("port-writer", (&port, &connections), move |port, connections| writer::run(port, connections, frames))?;
+    Ok(Port { events, outgoing })
+}
+
+fn start(
+    name: &'static str,
+    shared: (&Arc<OwnedFd>, &Arc<Connections>),
+    run: impl FnOnce(&OwnedFd, &Connections) + Send + 'static,
+) -> Result<(), PortError> {
+    let (port, connections) = (Arc::clone(shared.0), Arc::clone(shared.1));
+    thread::Builder::new()
+        .name(name.to_owned())
+        .stack_size(STACK_BYTES)
+        .spawn(move || run(&port, &connections))
+        .map(drop)
+        .map_err(|source| PortError::Thread { name, source })
+}
+
+fn find() -> Option<PathBuf> {
+    for _ in 0..FIND_STEPS {
+        for entry in fs::read_dir(PORTS).into_iter().flatten().flatten() {
+            let named = fs::read_to_string(entry.path().join("name")).is_ok_and(|name| name.trim() == PORT_NAME);
+            if named {
+                return Some(PathBuf::from("/dev").join(entry.file_name()));
+            }
+        }
+        thread::sleep(FIND_STEP);
+    }
+    None
+}
