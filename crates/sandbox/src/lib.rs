@@ -32,7 +32,7 @@ mod run_dir;
 mod scheduler;
 mod vm;
 
-pub use accel::AccelRequest;
+pub use accel::{AccelRequest, UnknownAccelerator};
 pub use config::SchedulerConfig;
 pub use error::{Error, ErrorKind};
 pub use images::{ImageInfo, images};

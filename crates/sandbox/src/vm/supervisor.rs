@@ -207,15 +207,18 @@ impl Supervisor {
             self.channel.send(frame).map_err(Lost::Channel)?;
         }
         let (mut first_output, mut deaf) = (None, false);
-        while !execution.is_over() {
+        loop {
             // A caller who stops listening does not stop the program.
             if output.is_none() || deaf {
                 output = None;
                 self.deliver(&mut execution, None)?;
             }
+            if execution.is_over() {
+                break;
+            }
             tokio::select! {
                 biased;
-                message = self.channel.next(), if !execution.is_over() => match message {
+                message = self.channel.next() => match message {
                     Ok((from, message)) if from == op => {
                         execution.on_message(message)?;
                         if execution.has_output() {

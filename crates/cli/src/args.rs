@@ -1,0 +1,369 @@
+//! The command line as it is typed: commands, options, help.
+//!
+//! Values are checked for their form only; what is in range is for the library to say.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io::{self, IsTerminal as _},
+    time::Duration,
+};
+
+use clap::{
+    ArgMatches, Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
+use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
+
+use crate::{exit::Status, failure::Failure, print};
+
+const RUN_NOTES: &str = "\
+A SOURCE is `-` (standard input), a file that exists, or else code. Without any, code is read from standard input. Several \
+sources run at the same time, each in a VM of its own; their outputs follow each other in the order given.
+
+Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
+125 the sandbox failed; 130 interrupted. Of several sources the first that did not succeed decides.";
+
+/// Runs untrusted code in microVMs.
+///
+/// `sbx 'print(1)'` is short for `sbx run 'print(1)'`.
+#[derive(Debug, Parser)]
+#[command(
+    name = "sbx",
+    version,
+    max_term_width = 100,
+    override_usage = "sbx <COMMAND>\n       sbx [OPTIONS] [SOURCE]..."
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run code, each source in a fresh VM
+    #[command(after_help = RUN_NOTES)]
+    Run(RunArgs),
+    /// Say what is wrong with this host and how to mend it
+    Doctor(DoctorArgs),
+    /// Images that VMs boot
+    Image(ImageArgs),
+    /// Measure this host
+    Bench(BenchArgs),
+    /// Print a completion script for a shell
+    Completions(CompletionsArgs),
+}
+
+/// How VMs are started, whatever runs in them.
+#[derive(Debug, Args)]
+pub(crate) struct HostArgs {
+    /// How the guest's processor is run [default: the best that works]
+    #[arg(long, value_name = "NAME", value_parser = parsed::<AccelRequest>(&[("auto", &[]), ("kvm", &[]), ("hvf", &[]), ("tcg", &[])]))]
+    accel: Option<AccelRequest>,
+    /// The image to boot [default: standard]
+    #[arg(long, value_name = "NAME")]
+    image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Standard input (`-`), files, or code
+    #[arg(value_name = "SOURCE")]
+    sources: Vec<OsString>,
+    /// Code, whatever it looks like; may be repeated
+    #[arg(short, long, value_name = "CODE")]
+    code: Vec<String>,
+    /// Language of every source [default: by a file's extension or `#!` line, else python]
+    #[arg(short, long, value_name = "NAME", value_parser = language())]
+    pub(crate) language: Option<Language>,
+    /// Seconds that each program may run, 1 to 300 [default: 30]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    timeout: Option<Duration>,
+    /// Memory of each VM in MiB, at least 128 [default: 192]
+    #[arg(short, long, value_name = "MIB")]
+    memory: Option<u32>,
+    /// An environment variable of the programs; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Print one JSON object (an array for several sources) at the end
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress and no notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Show the guest's boot log on standard error; booting takes longer
+    #[arg(long)]
+    pub(crate) debug: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+    /// Sources and `-c` in the order in which they were typed.
+    #[arg(skip)]
+    pub(crate) typed: Vec<Typed>,
+}
+
+/// A source as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// `-`, a file or code.
+    Word(OsString),
+    /// Code for certain.
+    Code(String),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub(crate) command: ImageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List the images on this host
+    Ls {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Cold runs: fresh VMs one after the other, and where their time goes
+    Cold(ColdArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ColdArgs {
+    /// Runs of each language
+    #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) number: u32,
+    /// Languages to measure [default: all]
+    #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
+    pub(crate) language: Vec<Language>,
+    /// Print every sample as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell to complete in
+    pub(crate) shell: clap_complete::Shell,
+}
+
+impl Cli {
+    /// Reads the process's arguments, the program's name first.
+    pub(crate) fn read(words: Vec<OsString>) -> Result<Self, Failure> {
+        if words.len() < 2 && io::stdin().is_terminal() {
+            return Err(help(&["sbx", "--help"]));
+        }
+        let cli = Self::of(words).map_err(Failure::Clap)?;
+        match &cli.command {
+            Command::Run(run) if run.typed.is_empty() && io::stdin().is_terminal() => {
+                Err(help(&["sbx", "run", "--help"]))
+            }
+            _ => Ok(cli),
+        }
+    }
+
+    fn of(words: Vec<OsString>) -> Result<Self, clap::Error> {
+        let matches = Self::command().try_get_matches_from(with_command(words))?;
+        let mut cli = Self::from_arg_matches(&matches)?;
+        if let (Command::Run(run), Some(matches)) = (&mut cli.command, matches.subcommand_matches("run")) {
+            run.typed = in_order(matches);
+        }
+        Ok(cli)
+    }
+}
+
+impl HostArgs {
+    /// The library's configuration with what was typed put over it.
+    pub(crate) fn config(&self) -> SchedulerConfig {
+        let mut config = SchedulerConfig::default();
+        if let Some(accel) = self.accel {
+            config.accel = accel;
+        }
+        if let Some(image) = &self.image {
+            config.image.clone_from(image);
+        }
+        config
+    }
+}
+
+impl RunArgs {
+    /// The request for one source.
+    pub(crate) fn request(&self, language: Language, code: &str) -> RunRequest {
+        let mut request = RunRequest::new(language, code);
+        request.timeout = self.timeout;
+        request.memory_mib = self.memory;
+        request.env.clone_from(&self.env);
+        request.boot_log = self.debug;
+        request
+    }
+}
+
+/// Whether JSON was asked for, also by a command line that is otherwise wrong.
+pub(crate) fn wants_json(words: &[OsString]) -> bool {
+    words.iter().take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
+/// Prints the completion script of `shell`.
+pub(crate) fn completions(shell: clap_complete::Shell) -> Result<Status, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "sbx", &mut script);
+    print::to_stdout(&script)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `words` with `run` put in where the first of them is no command.
+fn with_command(mut words: Vec<OsString>) -> Vec<OsString> {
+    let is_known = |word: &OsStr| {
+        ["help", "-h", "--help", "-V", "--version"].iter().any(|known| word == *known)
+            || Cli::command().get_subcommands().any(|command| word == command.get_name())
+    };
+    if !words.get(1).is_some_and(|word| is_known(word)) {
+        words.insert(words.len().min(1), "run".into());
+    }
+    words
+}
+
+fn in_order(matches: &ArgMatches) -> Vec<Typed> {
+    let words = matches.get_many::<OsString>("sources").into_iter().flatten().cloned().map(Typed::Word);
+    let codes = matches.get_many::<String>("code").into_iter().flatten().cloned().map(Typed::Code);
+    let places = |name| matches.indices_of(name).into_iter().flatten();
+    let mut typed: Vec<(usize, Typed)> = places("sources").zip(words).chain(places("code").zip(codes)).collect();
+    typed.sort_by_key(|(place, _)| *place);
+    typed.into_iter().map(|(_, typed)| typed).collect()
+}
+
+/// The help that `words` ask for, as clap hands it out: as an error that is printed to standard output.
+fn help(words: &[&str]) -> Failure {
+    match Cli::command().try_get_matches_from(words) {
+        Err(help) => Failure::Clap(help),
+        Ok(_) => Failure::Usage { message: "there is nothing to do".into(), help: None },
+    }
+}
+
+/// Values with fixed names and other names for them, all of which `T` reads from the first.
+fn parsed<T>(names: &[(&'static str, &'static [&'static str])]) -> impl TypedValueParser<Value = T> + use<T>
+where
+    T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static> + Clone + Send + Sync + 'static,
+{
+    let values = names.iter().map(|(name, aliases)| PossibleValue::new(*name).aliases(aliases.iter().copied()));
+    let names: Vec<(&str, &[&str])> = names.to_vec();
+    PossibleValuesParser::new(values).try_map(move |typed| {
+        let name =
+            names.iter().find(|(_, aliases)| aliases.contains(&typed.as_str())).map_or(typed.as_str(), |it| it.0);
+        name.parse::<T>()
+    })
+}
+
+fn language() -> impl TypedValueParser<Value = Language> {
+    parsed(&[("python", &["py"]), ("javascript", &["js", "typescript", "ts"]), ("raw", &["bash", "sh"])])
+}
+
+fn seconds(typed: &str) -> Result<Duration, String> {
+    let seconds: f64 = typed.parse().map_err(|_| "it is not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| "it is not a length of time".to_owned())
+}
+
+fn variable(typed: &str) -> Result<(String, String), String> {
+    let (name, value) = typed.split_once('=').ok_or_else(|| "it lacks `=`: write NAME=VALUE".to_owned())?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(words: &[&str]) -> Cli {
+        Cli::of(words.iter().map(OsString::from).collect()).expect("it is a command line")
+    }
+
+    fn run(words: &[&str]) -> RunArgs {
+        match read(words).command {
+            Command::Run(run) => run,
+            other => panic!("{other:?} is not a run"),
+        }
+    }
+
+    fn word(text: &str) -> Typed {
+        Typed::Word(text.into())
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_first_word_that_is_no_command_is_run() {
+        assert_eq!(run(&["sbx", "print(1)"]).typed, [word("print(1)")]);
+        assert_eq!(run(&["sbx", "-c", "doctor"]).typed, [Typed::Code("doctor".into())]);
+        assert_eq!(run(&["sbx", "-"]).typed, [word("-")]);
+        assert_eq!(run(&["sbx"]).typed, []);
+        assert!(matches!(read(&["sbx", "doctor"]).command, Command::Doctor(_)));
+    }
+
+    #[test]
+    fn sources_and_code_keep_the_order_in_which_they_were_typed() {
+        let typed = run(&["sbx", "run", "-c", "1", "a.py", "b.py", "--code=2", "c.py"]).typed;
+        assert_eq!(typed, [Typed::Code("1".into()), word("a.py"), word("b.py"), Typed::Code("2".into()), word("c.py")]);
+    }
+
+    #[test]
+    fn every_option_reaches_the_request() {
+        let args = run(&["sbx", "-l", "ts", "-t", "2.5", "-m", "256", "-e", "A=b=c", "-e", "D=", "--debug", "1"]);
+        let request = args.request(args.language.expect("it was given"), "1");
+        assert_eq!(request.language, Language::JavaScript);
+        assert_eq!(request.timeout, Some(Duration::from_millis(2500)));
+        assert_eq!(request.memory_mib, Some(256));
+        assert_eq!(request.env, [("A".to_owned(), "b=c".to_owned()), ("D".to_owned(), String::new())]);
+        assert!(request.boot_log);
+    }
+
+    #[test]
+    fn what_is_not_typed_is_left_to_the_library() {
+        let args = run(&["sbx", "1"]);
+        let request = args.request(Language::Python, "1");
+        assert_eq!((request.timeout, request.memory_mib, request.boot_log), (None, None, false));
+        assert_eq!(args.host.config().accel, SchedulerConfig::default().accel);
+    }
+
+    #[test]
+    fn the_help_names_the_librarys_defaults() {
+        let config = SchedulerConfig::default();
+        let mut command = Cli::command();
+        let help = command.find_subcommand_mut("run").expect("there is such a command").render_long_help().to_string();
+        for default in
+            [config.default_timeout.as_secs().to_string(), config.default_memory_mib.to_string(), config.image]
+        {
+            assert!(help.contains(&format!("[default: {default}]")), "{default}");
+        }
+    }
+
+    #[test]
+    fn json_is_recognised_on_a_wrong_command_line_but_not_in_a_programs_words() {
+        let wants = |words: &[&str]| wants_json(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(wants(&["sbx", "run", "--wrong", "--json"]));
+        assert!(!wants(&["sbx", "run", "--", "--json"]));
+    }
+}

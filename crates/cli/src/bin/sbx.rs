@@ -1,0 +1,7 @@
+//! `sbx`: the short name.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    exec_sandbox_cli::main()
+}

@@ -1,0 +1,131 @@
+//! Why `sbx` did not do what it was asked. A program that fails is no failure of `sbx`.
+
+use std::{error::Error as _, io};
+
+use serde::Serialize;
+
+use crate::{exit::Status, interrupt::Signal};
+
+/// Every way for a command to end without its result.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What was typed has no meaning.
+    Usage { message: String, help: Option<String> },
+    /// clap refused the command line, or was asked for help or the version.
+    Clap(clap::Error),
+    /// The library failed.
+    Sandbox(exec_sandbox::Error),
+    /// The host refused something that `sbx` itself needs.
+    Host { doing: &'static str, cause: io::Error },
+    /// A program that `sbx bench` brings along did not do what it does.
+    Bench(String),
+    /// The user, or the system, wants `sbx` to end.
+    Interrupted(Signal),
+    /// Nobody reads standard output any more.
+    BrokenPipe,
+}
+
+/// A failure in words, for people and for programs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Explanation {
+    /// A stable name: the library's, or `usage`, `io`, `bench`, `interrupted`, `broken_pipe`.
+    pub(crate) kind: &'static str,
+    /// What was being done to what.
+    pub(crate) message: String,
+    /// Why it failed, the nearest cause first.
+    pub(crate) causes: Vec<String>,
+    /// What to do about it, if there is something to do.
+    pub(crate) remedy: Option<String>,
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::Usage { message: message.into(), help: Some(help.into()) }
+    }
+
+    pub(crate) fn host(doing: &'static str, cause: io::Error) -> Self {
+        Self::Host { doing, cause }
+    }
+
+    /// What went wrong with standard output.
+    pub(crate) fn output(cause: io::Error) -> Self {
+        if cause.kind() == io::ErrorKind::BrokenPipe {
+            Self::BrokenPipe
+        } else {
+            Self::host("writing to standard output", cause)
+        }
+    }
+
+    /// The failure in words.
+    pub(crate) fn explain(&self) -> Explanation {
+        let plain = |kind, message: String| Explanation { kind, message, causes: Vec::new(), remedy: None };
+        match self {
+            Self::Usage { message, help } => Explanation { remedy: help.clone(), ..plain("usage", message.clone()) },
+            Self::Clap(error) => Explanation {
+                remedy: Some("try --help".into()),
+                ..plain("usage", first_paragraph(&error.render().to_string()))
+            },
+            Self::Sandbox(error) => error.into(),
+            Self::Host { doing, cause } => {
+                Explanation { causes: vec![cause.to_string()], ..plain("io", (*doing).to_owned()) }
+            }
+            Self::Bench(message) => plain("bench", message.clone()),
+            Self::Interrupted(signal) => plain("interrupted", format!("ended by {}", signal.name())),
+            Self::BrokenPipe => plain("broken_pipe", "nobody reads standard output".into()),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        match self {
+            Self::Usage { .. } => Status::USAGE,
+            Self::Clap(error) if error.use_stderr() => Status::USAGE,
+            Self::Clap(_) => Status::SUCCESS,
+            Self::Sandbox(error) => error.kind().into(),
+            Self::Host { .. } | Self::Bench(_) => Status::SANDBOX,
+            Self::Interrupted(signal) => signal.status(),
+            Self::BrokenPipe => Status::broken_pipe(),
+        }
+    }
+}
+
+impl From<exec_sandbox::Error> for Failure {
+    fn from(error: exec_sandbox::Error) -> Self {
+        Self::Sandbox(error)
+    }
+}
+
+impl From<&exec_sandbox::Error> for Explanation {
+    fn from(error: &exec_sandbox::Error) -> Self {
+        let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+        Self {
+            kind: error.kind().name(),
+            message: error.to_string(),
+            causes: causes.map(ToString::to_string).collect(),
+            remedy: error.remedy().map(str::to_owned),
+        }
+    }
+}
+
+/// clap's message without its prefix and without what it says about usage.
+fn first_paragraph(rendered: &str) -> String {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    text.split("\n\n").next().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_command_line_is_explained_in_one_line() {
+        let rendered = "error: invalid value 'x' for '--memory <MIB>'\n  [possible values: a]\n\nUsage: sbx run\n";
+        assert_eq!(first_paragraph(rendered), "invalid value 'x' for '--memory <MIB>' [possible values: a]");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_is_not_an_error_of_the_host() {
+        let failure = Failure::output(io::ErrorKind::BrokenPipe.into());
+        assert_eq!(failure.status(), Status::broken_pipe());
+        assert_eq!(Failure::output(io::ErrorKind::StorageFull.into()).status(), Status::SANDBOX);
+    }
+}

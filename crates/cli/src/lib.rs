@@ -1,0 +1,60 @@
+//! `sbx`: the command line of exec-sandbox.
+//!
+//! It turns what was typed into requests of the library and what comes back into bytes on two streams and an exit code. It
+//! decides nothing about VMs, has no defaults of its own, and holds no logic that another face of the library would need.
+
+mod args;
+mod bench;
+mod doctor;
+mod exit;
+mod failure;
+mod image;
+mod interrupt;
+mod json;
+mod log;
+mod print;
+mod progress;
+mod run;
+mod scheduled;
+mod sequence;
+mod source;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use crate::{
+    args::{Cli, Command},
+    exit::Status,
+    failure::Failure,
+};
+
+/// Runs the program with the process's arguments.
+#[must_use]
+pub fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let json = args::wants_json(&words);
+    let status = Cli::read(words).and_then(|cli| execute(cli.command));
+    status.unwrap_or_else(|failure| print::failure(&failure, json)).into()
+}
+
+fn execute(command: Command) -> Result<Status, Failure> {
+    log::start()?;
+    match command {
+        Command::Run(args) => run::run(args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::Image(args) => image::run(&args),
+        Command::Bench(args) => bench::run(args),
+        Command::Completions(args) => args::completions(args.shell),
+    }
+}
+
+/// Drives `work` to its end on this thread. What it left in the background is let go: the process ends after it.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    // One thread is enough: bytes are carried between a socket and a pipe, and the pipe has a thread of its own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::host("starting the runtime", error))?;
+    let done = runtime.block_on(work);
+    runtime.shutdown_background();
+    done
+}

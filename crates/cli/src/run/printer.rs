@@ -1,0 +1,228 @@
+//! The printer: a thread that writes what programs say, so that a blocked pipe blocks nothing else.
+
+use std::{
+    io::{self, IsTerminal as _, Write as _},
+    thread,
+};
+
+use exec_sandbox::{Exit, Output};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::{
+    failure::{Explanation, Failure},
+    print::{self, HEADER},
+    progress::Progress,
+    sequence::{Sequence, Step},
+};
+
+/// Something that happened to a source, which is named by its number.
+#[derive(Debug)]
+pub(super) enum Event {
+    Piece(usize, Output),
+    End(usize, Ending),
+}
+
+/// How a source came to its end.
+#[derive(Debug)]
+pub(super) enum Ending {
+    Exit(Exit),
+    Failed(Explanation),
+}
+
+/// What is shown.
+#[derive(Debug)]
+pub(super) struct View {
+    /// Somebody looks at standard error and wants remarks.
+    pub(super) wants_notes: bool,
+    /// Show what the programs write. Without it only boot logs are shown.
+    pub(super) programs: bool,
+    /// Taken away before the first byte.
+    pub(super) progress: Progress,
+}
+
+/// The thread's handle. Letting go of it lets go of the thread, which ends with the process if its pipe is blocked.
+#[derive(Debug)]
+pub(super) struct Printer {
+    ended: oneshot::Receiver<Result<(), Failure>>,
+}
+
+/// The state of the thread.
+struct Page {
+    labels: Vec<String>,
+    view: View,
+    /// The source whose turn it is.
+    turn: usize,
+    /// Its header has been shown.
+    announced: bool,
+    at_line_start: bool,
+}
+
+/// What is put in order: output, and then the end.
+enum Shown {
+    Output(Output),
+    Ending(Ending),
+}
+
+impl Printer {
+    /// Starts printing what arrives on `feed` about the sources called `labels`.
+    pub(super) fn start(mut feed: mpsc::Receiver<Event>, labels: Vec<String>, view: View) -> Result<Self, Failure> {
+        let (end, ended) = oneshot::channel();
+        let page = Page { labels, view, turn: 0, announced: false, at_line_start: true };
+        thread::Builder::new()
+            .name("printer".into())
+            // Nobody may be left to hear how it ended.
+            .spawn(move || drop(end.send(page.print(&mut feed).map_err(Failure::output))))
+            .map_err(|error| Failure::host("starting the printer's thread", error))?;
+        Ok(Self { ended })
+    }
+
+    /// Waits until everything is printed, or printing has failed.
+    pub(super) async fn ended(&mut self) -> Result<(), Failure> {
+        let gone = |_| Err(Failure::host("printing", io::Error::other("the printer's thread panicked")));
+        (&mut self.ended).await.unwrap_or_else(gone)
+    }
+}
+
+impl Page {
+    fn print(mut self, feed: &mut mpsc::Receiver<Event>) -> io::Result<()> {
+        let mut sequence = Sequence::new(self.labels.len());
+        while let Some(event) = feed.blocking_recv() {
+            let steps = match event {
+                Event::Piece(number, output) => sequence.piece(number, Shown::Output(output)),
+                Event::End(number, ending) => {
+                    let mut steps = sequence.piece(number, Shown::Ending(ending));
+                    steps.extend(sequence.end(number));
+                    steps
+                }
+            };
+            for step in steps {
+                match step {
+                    Step::Turn(number) => {
+                        self.turn = number;
+                        self.announced = false;
+                        self.announce()?;
+                    }
+                    Step::Show(shown) => {
+                        // The first source waits with its header until there is something below it: till then there is a spinner.
+                        self.announce()?;
+                        match shown {
+                            Shown::Output(output) => self.output(&output)?,
+                            Shown::Ending(ending) => self.ending(&ending),
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn several(&self) -> bool {
+        self.labels.len() > 1
+    }
+
+    fn label(&self) -> &str {
+        self.labels.get(self.turn).map_or("", String::as_str)
+    }
+
+    fn announce(&mut self) -> io::Result<()> {
+        if self.announced || !self.view.programs || !self.several() {
+            return Ok(());
+        }
+        self.announced = true;
+        self.view.progress.end();
+        let mut stdout = anstream::stdout().lock();
+        if !self.at_line_start {
+            writeln!(stdout)?;
+        }
+        if self.turn > 0 {
+            writeln!(stdout)?;
+        }
+        writeln!(stdout, "{HEADER}==> {} <=={HEADER:#}", self.label())?;
+        self.at_line_start = true;
+        stdout.flush()
+    }
+
+    fn output(&mut self, output: &Output) -> io::Result<()> {
+        match output {
+            Output::Stdout(bytes) if self.view.programs && !bytes.is_empty() => {
+                self.view.progress.end();
+                self.at_line_start = bytes.ends_with(b"\n");
+                let mut stdout = io::stdout().lock();
+                stdout.write_all(bytes)?;
+                stdout.flush()
+            }
+            Output::Stderr(bytes) if self.view.programs => {
+                self.to_stderr(bytes);
+                Ok(())
+            }
+            Output::BootLog(bytes) => {
+                self.to_stderr(bytes);
+                Ok(())
+            }
+            Output::Stdout(_) | Output::Stderr(_) => Ok(()),
+        }
+    }
+
+    fn to_stderr(&self, bytes: &[u8]) {
+        self.view.progress.end();
+        // A program whose errors nobody reads goes on.
+        let _ = io::stderr().write_all(bytes);
+    }
+
+    /// On a terminal both streams are one page: what `sbx` says does not go on in a line that a program began.
+    fn leave_the_line(&self) {
+        if !self.at_line_start && io::stdout().is_terminal() && io::stderr().is_terminal() {
+            let _ = writeln!(io::stderr());
+        }
+    }
+
+    fn ending(&self, ending: &Ending) {
+        if !self.view.programs {
+            return;
+        }
+        self.view.progress.end();
+        let subject = self.several().then(|| self.label());
+        match ending {
+            Ending::Failed(explanation) => {
+                self.leave_the_line();
+                let _ = print::explanation(&mut anstream::stderr(), subject, explanation);
+            }
+            Ending::Exit(exit) if self.view.wants_notes => {
+                let Some(remark) = remark(*exit, self.several()) else { return };
+                self.leave_the_line();
+                print::note(&subject.map_or_else(|| remark.clone(), |subject| format!("{subject}: {remark}")));
+            }
+            Ending::Exit(_) => {}
+        }
+    }
+}
+
+/// What an end has to say that the exit code alone does not.
+fn remark(exit: Exit, several: bool) -> Option<String> {
+    match exit {
+        Exit::Code(0) | Exit::TimedOut => None,
+        Exit::Code(code) => several.then(|| format!("ended with exit code {code}")),
+        Exit::Signal(number) => Some(format!("ended by signal {number}")),
+        Exit::OutOfMemory => Some("used up the VM's memory; -m gives it more".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_end_that_speaks_for_itself_needs_no_remark() {
+        assert_eq!(remark(Exit::Code(0), true), None);
+        assert_eq!(remark(Exit::Code(3), false), None);
+        // The library has said so on the program's standard error.
+        assert_eq!(remark(Exit::TimedOut, true), None);
+    }
+
+    #[test]
+    fn an_end_that_needs_one_has_one() {
+        assert!(remark(Exit::Code(3), true).is_some_and(|text| text.contains('3')));
+        assert!(remark(Exit::Signal(11), false).is_some_and(|text| text.contains("11")));
+        assert!(remark(Exit::OutOfMemory, false).is_some_and(|text| text.contains("-m")));
+    }
+}

@@ -1,0 +1,149 @@
+//! The command line from outside, as far as no VM is needed: help, refusals, exit codes, JSON.
+
+use std::process::Output;
+
+use assert_cmd::Command;
+
+/// `sbx` where there is no QEMU and no image, with nothing of this user's environment.
+fn sbx(words: &[&str]) -> Output {
+    let home = tempfile::tempdir().expect("a directory is made");
+    Command::new(env!("CARGO_BIN_EXE_sbx"))
+        .args(words)
+        .env_clear()
+        .env("HOME", home.path())
+        .env("EXEC_SANDBOX_CACHE_DIR", home.path().join("cache"))
+        .env("EXEC_SANDBOX_RUN_DIR", home.path().join("run"))
+        .env("EXEC_SANDBOX_QEMU", "/nonexistent/qemu")
+        .current_dir(home.path())
+        .output()
+        .expect("sbx runs")
+}
+
+/// Exit code, standard output and standard error on one page.
+fn page(words: &[&str]) -> String {
+    let output = sbx(words);
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("sbx speaks UTF-8");
+    format!(
+        "exit {}\n--- stdout\n{}--- stderr\n{}",
+        output.status.code().expect("it exits"),
+        text(&output.stdout),
+        text(&output.stderr)
+    )
+}
+
+fn json(words: &[&str]) -> (i32, serde_json::Value) {
+    let output = sbx(words);
+    assert!(
+        output.stderr.is_empty(),
+        "with --json nothing is said elsewhere: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let value = serde_json::from_slice(&output.stdout).expect("standard output is JSON");
+    (output.status.code().expect("it exits"), value)
+}
+
+#[test]
+fn help_is_what_was_agreed() {
+    insta::assert_snapshot!("help", page(&["--help"]));
+    insta::assert_snapshot!("help_run", page(&["run", "--help"]));
+    insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
+}
+
+#[test]
+fn a_wrong_command_line_is_refused_with_a_reason() {
+    insta::assert_snapshot!("unknown_option", page(&["run", "--wat"]));
+    insta::assert_snapshot!("unknown_language", page(&["-l", "ruby", "1"]));
+    insta::assert_snapshot!("variable_without_value", page(&["-e", "NAME", "1"]));
+    insta::assert_snapshot!("unknown_accelerator", page(&["doctor", "--accel", "xen"]));
+}
+
+#[test]
+fn a_source_that_cannot_be_meant_is_refused() {
+    insta::assert_snapshot!("missing_file", page(&["run", "scirpt.py"]));
+    insta::assert_snapshot!("directory", page(&["."]));
+    insta::assert_snapshot!("standard_input_twice", page(&["-", "-"]));
+}
+
+#[test]
+fn refusals_are_json_when_json_was_asked_for() {
+    let (code, value) = json(&["--json", "scirpt.py"]);
+    assert_eq!((code, value["error"]["kind"].as_str()), (2, Some("usage")));
+    assert_eq!(value["error"]["message"], "no such file: scirpt.py");
+    assert!(value["error"]["remedy"].is_string());
+
+    let (code, value) = json(&["--json", "--wat"]);
+    assert_eq!((code, value["error"]["message"].as_str()), (2, Some("unexpected argument '--wat' found")));
+}
+
+#[test]
+fn a_host_without_qemu_is_told_so() {
+    let output = sbx(&["print(1)"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(stderr.starts_with("error: ") && stderr.contains("/nonexistent/qemu"), "{stderr}");
+    assert!(stderr.contains("\nhelp: "), "{stderr}");
+
+    let (code, value) = json(&["--json", "print(1)"]);
+    assert_eq!((code, value["error"]["kind"].as_str()), (125, Some("dependency")));
+    assert!(value["error"]["remedy"].is_string());
+}
+
+#[test]
+fn the_doctor_fails_where_nothing_would_run() {
+    let (code, value) = json(&["doctor", "--json"]);
+    assert_eq!(code, 125, "{value}");
+    let checks = value["checks"].as_array().expect("there are checks");
+    let failed: Vec<_> = checks.iter().filter(|check| check["status"] == "failure").collect();
+    assert!(!failed.is_empty(), "{value}");
+    assert!(failed.iter().all(|check| check["remedy"].is_string()), "{value}");
+}
+
+#[test]
+fn no_images_is_an_empty_list() {
+    assert_eq!(json(&["image", "ls", "--json"]), (0, serde_json::json!([])));
+}
+
+#[test]
+fn a_log_level_that_is_none_is_refused() {
+    let output = Command::new(env!("CARGO_BIN_EXE_sbx"))
+        .arg("1")
+        .env("EXEC_SANDBOX_LOG_LEVEL", "loud")
+        .output()
+        .expect("sbx runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("EXEC_SANDBOX_LOG_LEVEL is \"loud\""));
+}
+
+#[test]
+fn both_names_are_the_same_program() {
+    let version = |name: &str| Command::new(name).arg("--version").output().expect("it runs").stdout;
+    let short = version(env!("CARGO_BIN_EXE_sbx"));
+    assert!(short.starts_with(b"sbx "));
+    assert_eq!(short, version(env!("CARGO_BIN_EXE_exec-sandbox")));
+}
+
+#[test]
+fn every_shell_is_completed() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = sbx(&["completions", shell]);
+        assert!(output.status.success());
+        let script = String::from_utf8(output.stdout).expect("it is a script");
+        assert!(script.contains("language") && script.contains("doctor"), "{shell}");
+    }
+}
+
+#[test]
+fn completions_into_a_pipe_that_closes_end_quietly() {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_sbx"))
+        .args(["completions", "zsh"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("sbx runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    // It may have written everything into the pipe's buffer before the reader was gone.
+    assert!(matches!(output.status.code(), Some(0 | 141)), "{:?}", output.status);
+    assert!(output.stderr.is_empty());
+}

@@ -1,0 +1,166 @@
+//! The harness of the tests that boot VMs: a world of its own for each test, and the proof that nothing of it is left.
+//!
+//! The tests need the guest's assets (`cargo xtask assets`) and, where they run the command line, its program
+//! (`cargo build --package exec-sandbox-cli`); what is missing is named by the failure.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use exec_sandbox::{Language, Outcome, RunRequest, Scheduler, SchedulerConfig};
+
+/// How long anything here may take to come true before the test fails: generous, because a busy machine emulates slowly.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A run directory that no other test uses.
+#[derive(Debug)]
+pub struct World {
+    run_dir: tempfile::TempDir,
+}
+
+impl World {
+    /// A new world.
+    ///
+    /// # Panics
+    /// There is no room for a temporary directory.
+    #[must_use]
+    pub fn new() -> Self {
+        // Short: the path of a socket in it has 108 bytes.
+        Self { run_dir: tempfile::Builder::new().prefix("sbx-").tempdir_in("/tmp").expect("a temporary directory") }
+    }
+
+    /// The run directory.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.run_dir.path()
+    }
+
+    /// A configuration whose VMs belong to this world.
+    #[must_use]
+    pub fn config(&self) -> SchedulerConfig {
+        SchedulerConfig { run_dir: Some(self.run_dir().into()), ..SchedulerConfig::default() }
+    }
+
+    /// A scheduler of this world.
+    ///
+    /// # Panics
+    /// It does not start; the error says what is missing.
+    pub async fn scheduler(&self) -> Scheduler {
+        Scheduler::start(self.config()).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()))
+    }
+
+    /// The command line of this world.
+    ///
+    /// # Panics
+    /// It has not been built.
+    #[must_use]
+    pub fn sbx(&self) -> Command {
+        let test = std::env::current_exe().expect("a test has a path");
+        let program = test.ancestors().nth(2).expect("tests lie two levels below the target directory").join("sbx");
+        assert!(program.exists(), "{} is missing: cargo build --package exec-sandbox-cli", program.display());
+        let mut command = Command::new(program);
+        command.env("EXEC_SANDBOX_RUN_DIR", self.run_dir());
+        command
+    }
+
+    /// The VMs that have a directory now.
+    ///
+    /// # Panics
+    /// The run directory cannot be read.
+    #[must_use]
+    pub fn vms(&self) -> BTreeSet<String> {
+        let entries = fs::read_dir(self.run_dir()).expect("the run directory can be read");
+        entries
+            .map(|entry| entry.expect("it can be read"))
+            .filter(|entry| entry.path().is_dir())
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()
+    }
+
+    /// Waits until a VM of this world has a process, and returns its id.
+    ///
+    /// # Panics
+    /// None has within [`PATIENCE`].
+    #[must_use]
+    pub fn wait_for_vm(&self) -> String {
+        wait_for("a VM", || self.vms().into_iter().find(|id| !processes(id).is_empty()))
+    }
+
+    /// Proves that neither a directory of this world nor a process of `ids` is there.
+    ///
+    /// # Panics
+    /// Something is.
+    pub fn assert_empty(&self, ids: impl IntoIterator<Item = impl AsRef<str>>) {
+        assert_eq!(self.vms(), BTreeSet::new(), "run directories are left");
+        for id in ids {
+            assert_eq!(processes(id.as_ref()), Vec::<u32>::new(), "processes of {} are left", id.as_ref());
+        }
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// QEMU processes, zombies included, that have `vm_id` as their guest's name.
+///
+/// # Panics
+/// `/proc` cannot be read.
+#[must_use]
+pub fn processes(vm_id: &str) -> Vec<u32> {
+    let name = format!("guest={vm_id}");
+    let has_name = |proc: &PathBuf| {
+        fs::read(proc.join("cmdline"))
+            .is_ok_and(|line| String::from_utf8_lossy(&line).split('\0').any(|arg| arg == name))
+    };
+    let entries = fs::read_dir("/proc").expect("/proc can be read").filter_map(Result::ok);
+    entries
+        .map(|entry| entry.path())
+        .filter(has_name)
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+        .collect()
+}
+
+/// Asks again and again until there is an answer.
+///
+/// # Panics
+/// There is none within [`PATIENCE`].
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{what}: nothing within {} s", PATIENCE.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Runs one program and proves that nothing of its VM is left.
+///
+/// # Panics
+/// The sandbox fails, or leaves something.
+pub async fn run(world: &World, scheduler: &Scheduler, language: Language, code: &str) -> Outcome {
+    let outcome = scheduler.run(RunRequest::new(language, code)).await;
+    let outcome = outcome.unwrap_or_else(|error| panic!("{error}: {:?}", std::error::Error::source(&error)));
+    world.assert_empty([&outcome.vm_id]);
+    outcome
+}
+
+/// What a program wrote to standard output.
+#[must_use]
+pub fn stdout(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.stdout).into_owned()
+}
+
+/// What a program wrote to standard error.
+#[must_use]
+pub fn stderr(outcome: &Outcome) -> String {
+    String::from_utf8_lossy(&outcome.stderr).into_owned()
+}

@@ -1,0 +1,198 @@
+//! Runs: programs in fresh VMs, and what their callers are told.
+
+use std::time::{Duration, Instant};
+
+use exec_sandbox::{ErrorKind, Exit, Language, Output, RunRequest};
+use tokio::sync::mpsc;
+use vmtests::{World, run, stderr, stdout};
+
+#[tokio::test]
+async fn every_language_runs_in_a_kernel_of_its_own() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let host_kernel = rustix::system::uname().release().to_string_lossy().into_owned();
+    let programs = [
+        (Language::Python, "import platform\nprint(platform.release())"),
+        (Language::JavaScript, "const os = require('os'); const release: string = os.release(); console.log(release)"),
+        (Language::Raw, "uname -r"),
+    ];
+    for (language, code) in programs {
+        let outcome = run(&world, &scheduler, language, code).await;
+        assert_eq!((outcome.exit, stderr(&outcome).as_str()), (Exit::Code(0), ""), "{language}");
+        assert_eq!(stdout(&outcome).trim(), scheduler.facts().kernel_version, "{language}");
+        assert_ne!(stdout(&outcome).trim(), host_kernel, "{language}");
+    }
+    scheduler.close().await.expect("nothing is left");
+}
+
+#[tokio::test]
+async fn a_program_is_an_unprivileged_user_on_a_root_that_it_cannot_change() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let code = "id -u; id -g; id -un; pwd; echo $HOME; cat /dev/stdin | wc -c; touch /x 2>/dev/null || echo read-only; \
+                echo data > file && cat file; grep -E '^(CapEff|NoNewPrivs)' /proc/self/status; ls /dev/vd* 2>/dev/null | wc -l";
+    let outcome = run(&world, &scheduler, Language::Raw, code).await;
+    let lines: Vec<_> = stdout(&outcome).lines().map(str::to_owned).collect();
+    let expected = [
+        "1000",
+        "1000",
+        "user",
+        "/home/user",
+        "/home/user",
+        "0",
+        "read-only",
+        "data",
+        "CapEff:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "0",
+    ];
+    assert_eq!(lines, expected, "{}", stderr(&outcome));
+}
+
+#[tokio::test]
+async fn exit_codes_are_the_programs_own() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let programs = [
+        (Language::Python, "import sys; sys.exit(7)", Exit::Code(7), ""),
+        (Language::Python, "import os; os._exit(3)", Exit::Code(3), ""),
+        (Language::Python, "1 / 0", Exit::Code(1), "ZeroDivisionError"),
+        (Language::Python, "import os; os.kill(os.getpid(), 10)", Exit::Signal(10), ""),
+        (Language::JavaScript, "process.exit(5)", Exit::Code(5), ""),
+        (Language::JavaScript, "Promise.reject(new Error('lost'))", Exit::Code(1), "lost"),
+        (Language::Raw, "exit 9", Exit::Code(9), ""),
+        (Language::Raw, "no-such-command", Exit::Code(127), "no-such-command"),
+    ];
+    for (language, code, exit, said) in programs {
+        let outcome = run(&world, &scheduler, language, code).await;
+        assert_eq!(outcome.exit, exit, "{code}: {}", stderr(&outcome));
+        assert!(stderr(&outcome).contains(said), "{code}: {}", stderr(&outcome));
+    }
+}
+
+#[tokio::test]
+async fn a_program_whose_time_is_up_is_ended_and_keeps_what_it_wrote() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let mut request = RunRequest::new(Language::Python, "print('before')\nwhile True: pass");
+    request.timeout = Some(Duration::from_secs(2));
+    let outcome = scheduler.run(request).await.expect("a timeout is an outcome");
+    assert_eq!((outcome.exit, outcome.exit.code()), (Exit::TimedOut, -1));
+    assert_eq!(stdout(&outcome), "before\n");
+    assert!(stderr(&outcome).contains("timeout"), "{}", stderr(&outcome));
+    assert!(outcome.timing.execute >= Duration::from_secs(2));
+    world.assert_empty([&outcome.vm_id]);
+}
+
+#[tokio::test]
+async fn output_arrives_while_the_program_sleeps() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let (sender, mut output) = mpsc::channel(16);
+    let request = RunRequest::new(Language::Python, "import time\nprint('one')\ntime.sleep(3)\nprint('two')");
+    let listen = async {
+        let mut arrived = Vec::new();
+        while let Some(piece) = output.recv().await {
+            arrived.push((piece, Instant::now()));
+        }
+        arrived
+    };
+    let (outcome, arrived) = tokio::join!(scheduler.run_streaming(request, sender), listen);
+    assert_eq!(outcome.expect("it runs").exit, Exit::Code(0));
+    let pieces: Vec<_> = arrived.iter().map(|(piece, _)| piece.clone()).collect();
+    assert_eq!(pieces, [Output::Stdout("one\n".into()), Output::Stdout("two\n".into())]);
+    // The program sleeps for 3 s by the guest's clock; had the first line been held back, both would come together.
+    assert!(arrived[1].1 - arrived[0].1 > Duration::from_secs(2));
+}
+
+#[tokio::test]
+async fn a_megabyte_of_output_is_byte_exact_and_a_byte_more_is_an_error() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let code = |bytes: usize| {
+        format!("import sys\nsys.stdout.buffer.write(bytes(i * 7 % 251 for i in range({bytes})))\nsys.stdout.flush()")
+    };
+    let outcome = run(&world, &scheduler, Language::Python, &code(1_000_000)).await;
+    assert_eq!(outcome.stdout.len(), 1_000_000);
+    assert!(outcome.stdout.iter().enumerate().all(|(i, byte)| usize::from(*byte) == i * 7 % 251));
+    let error = scheduler.run(RunRequest::new(Language::Python, code(1_000_001))).await.expect_err("it is too much");
+    assert_eq!(error.kind(), ErrorKind::OutputLimit);
+    world.assert_empty(error.vm_id());
+}
+
+#[tokio::test]
+async fn a_caller_who_is_slow_slows_the_program_and_loses_nothing() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let (sender, mut output) = mpsc::channel(1);
+    let request = RunRequest::new(Language::Raw, "head -c 900000 /dev/zero; echo done >&2");
+    let listen = async {
+        let (mut bytes, mut largest_wait) = (0, Duration::ZERO);
+        while let Some(piece) = output.recv().await {
+            let begun = Instant::now();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            largest_wait = largest_wait.max(begun.elapsed());
+            if let Output::Stdout(piece) = piece {
+                bytes += piece.len();
+            }
+        }
+        bytes
+    };
+    let (outcome, bytes) = tokio::join!(scheduler.run_streaming(request, sender), listen);
+    assert_eq!(outcome.expect("it runs").stdout.len(), 900_000);
+    assert_eq!(bytes, 900_000);
+}
+
+#[tokio::test]
+async fn variables_reach_the_program_and_large_programs_arrive_whole() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let padding = "# padding that makes the program larger than a frame\n".repeat(15_000);
+    let mut request = RunRequest::new(Language::Python, format!("{padding}import os\nprint(os.environ['GREETING'])"));
+    request.env = vec![("GREETING".into(), "héllo = wörld\t!".into())];
+    let outcome = scheduler.run(request).await.expect("it runs");
+    assert_eq!(
+        (stdout(&outcome).as_str(), outcome.exit),
+        ("héllo = wörld\t!\n", Exit::Code(0)),
+        "{}",
+        stderr(&outcome)
+    );
+}
+
+#[tokio::test]
+async fn using_up_the_memory_ends_the_program_and_says_so() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let code = "print('before')\nhoard = []\nwhile True: hoard.append(bytearray(8 << 20))";
+    let outcome = run(&world, &scheduler, Language::Python, code).await;
+    assert_eq!((outcome.exit, outcome.exit.code()), (Exit::OutOfMemory, 137), "{}", stderr(&outcome));
+    assert_eq!(stdout(&outcome), "before\n");
+    assert!(stderr(&outcome).contains("out of memory"), "{}", stderr(&outcome));
+}
+
+#[tokio::test]
+async fn a_run_that_nobody_waits_for_any_more_leaves_nothing() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    // While it boots, and while it runs.
+    for patience in [Duration::from_millis(150), Duration::from_secs(4)] {
+        let forever = scheduler.run(RunRequest::new(Language::Raw, "sleep 1000"));
+        assert!(tokio::time::timeout(patience, forever).await.is_err(), "it does not end by itself");
+    }
+    let ids = world.vms();
+    scheduler.close().await.expect("nothing is left");
+    world.assert_empty(ids);
+}
+
+#[tokio::test]
+async fn measured_times_add_up_and_what_was_not_measured_is_absent() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let silent = run(&world, &scheduler, Language::Raw, "true").await;
+    assert_eq!(silent.timing.first_output, None);
+    let timing = run(&world, &scheduler, Language::Raw, "echo hi").await.timing;
+    let phases = timing.admission + timing.prepare + timing.boot() + timing.execute + timing.teardown;
+    assert!(phases <= timing.total, "{timing:?}");
+    assert!(timing.total - phases < Duration::from_millis(200), "the phases leave little out: {timing:?}");
+    assert!(timing.first_output.expect("it wrote") < timing.total);
+}
