@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a program for people at a terminal: its errors go to stderr")]
 
 mod assets;
+mod fuzz;
 
 use std::process::ExitCode;
 
@@ -22,12 +23,19 @@ enum Task {
     Assets(assets::Options),
     /// Builds the guest agent and publishes the image with it, keeping kernel and root file system
     Agent,
+    /// Fuzzes every decoder that reads a peer's bytes
+    Fuzz {
+        /// Time for each target
+        #[arg(long, default_value_t = 30, value_name = "N")]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
     let done = match CommandLine::parse().task {
         Task::Assets(options) => assets::run(&options),
         Task::Agent => assets::run_agent(),
+        Task::Fuzz { seconds } => fuzz::run(seconds),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
