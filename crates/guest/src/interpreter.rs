@@ -11,10 +11,9 @@ use std::{
     io,
     os::fd::RawFd,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use exec_sandbox_wire::{Kind, Language};
+use exec_sandbox_wire::{Kind, Language, limits};
 use rustix::{
     process::{Pid, Signal},
     rand::GetRandomFlags,
@@ -32,9 +31,6 @@ use crate::{
 
 /// Where a wrapper finds the control socket: out of the way of whatever a program opens. It marks it close-on-exec at once.
 pub(crate) const CONTROL_FD: RawFd = 1000;
-
-/// What a cold interpreter may need under emulation on a busy host: measured is below 2 s.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Of what a failed interpreter said, so much is reported.
 const MAX_LAST_WORDS_BYTES: usize = 1024;
@@ -132,7 +128,7 @@ impl Interpreter {
                 let last_words = self.last_words();
                 return Err(StartError::Ended { program: program.to_path_buf(), how, last_words });
             }
-            () = tokio::time::sleep(START_TIMEOUT) => None,
+            () = tokio::time::sleep(limits::INTERPRETER_START) => None,
         };
         match said {
             Some(Said::Report(Report::Ready)) => Ok(()),

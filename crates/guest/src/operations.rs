@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!  EXEC_START ─▶ Collecting ─▶ Running ─▶ Over ─▶ (ACK) forgotten
-//!      └─────────────┴── refused ─────────▶ Over
+//!      │             └── Abandoned ──────▶ Over
+//!      └── refused ────────────────────▶ Over
 //! ```
 
 use std::{collections::BTreeMap, time::Instant};
@@ -17,7 +18,7 @@ use exec_sandbox_wire::{
 
 use crate::{
     exec::{Command, Finished, Terminal},
-    program::{Assembly, BadRequest, Terms},
+    program::{Assembly, Terms},
 };
 
 /// What is to be done about something the host said.
@@ -58,6 +59,8 @@ pub(crate) struct Operations {
 enum State {
     Collecting(Assembly),
     Running,
+    /// Refused, and not yet let go by the executor: were the host told now, its next request would find it busy.
+    Abandoned(GuestMessage),
     Over(GuestMessage),
 }
 
@@ -67,7 +70,7 @@ impl Operations {
         self.greeting = true;
         let over = |(op, state): (&u32, &State)| match state {
             State::Over(message) => Some((*op, message.clone())),
-            State::Collecting(_) | State::Running => None,
+            State::Collecting(_) | State::Running | State::Abandoned(_) => None,
         };
         self.table.iter().filter_map(over).collect()
     }
@@ -98,9 +101,11 @@ impl Operations {
     /// The executor has finished one.
     pub(crate) fn finish(&mut self, finished: Finished) -> Option<(u32, GuestMessage)> {
         self.executing = None;
-        let message = match finished.terminal? {
-            Terminal::Done(done) => GuestMessage::Done(done),
-            Terminal::Refused(refused) => GuestMessage::Refused(refused),
+        let message = match (finished.terminal, self.table.remove(&finished.op)) {
+            (_, Some(State::Abandoned(refused))) => refused,
+            (Some(Terminal::Done(done)), _) => GuestMessage::Done(done),
+            (Some(Terminal::Refused(refused)), _) => GuestMessage::Refused(refused),
+            (None, _) => return None,
         };
         self.table.insert(finished.op, State::Over(message.clone()));
         Some((finished.op, message))
@@ -152,12 +157,12 @@ impl Operations {
                 self.table.insert(op, State::Running);
                 vec![Effect::Tell(Command::Program(op, program))]
             }
-            Err(error) => self.abandon(op, &error),
+            Err(error) => {
+                let refused = Refused { reason: Refusal::BadRequest.into(), detail: error.to_string() };
+                self.table.insert(op, State::Abandoned(GuestMessage::Refused(refused)));
+                vec![Effect::Tell(Command::Abandon(op))]
+            }
         }
-    }
-
-    fn abandon(&mut self, op: u32, error: &BadRequest) -> Vec<Effect> {
-        vec![self.refuse(op, Refusal::BadRequest, error.to_string()), Effect::Tell(Command::Abandon(op))]
     }
 
     fn refuse(&mut self, op: u32, reason: Refusal, detail: String) -> Effect {

@@ -6,10 +6,11 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 9] = [
+const UNSAFE_ROOMS: [&str; 10] = [
     "crates/guest/src/init/loopback.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/spawn.rs",
+    "crates/guest/tests/wrappers/harness.rs",
     "crates/sandbox/src/accel/guest.rs",
     "crates/sandbox/src/accel/models.rs",
     "crates/sandbox/src/accel/tsc.rs",

@@ -47,7 +47,8 @@ pub(crate) enum Said {
 pub(crate) struct Control {
     stream: UnixStream,
     lines: Lines,
-    /// The other end is closed: its process has ended, or executed another program.
+    /// Nothing more will be heard: the other end is closed (its process has ended, or executed another program), or broke the
+    /// protocol.
     closed: bool,
 }
 
@@ -102,10 +103,14 @@ impl Control {
         self.stream.write_all(line.as_bytes()).await
     }
 
-    /// The next line. Pends for ever once the other end is closed: then the process's end tells more. Cancelling it loses nothing.
+    /// The next line. Pends for ever once the other end is closed, and after the first nonsense: then the process's end tells more.
+    /// Cancelling it loses nothing.
     pub(crate) async fn hear(&mut self) -> Said {
         loop {
             if let Some(said) = self.lines.next() {
+                if said == Said::Nonsense {
+                    (self.closed, self.lines) = (true, Lines::default());
+                }
                 return said;
             }
             if self.closed {
@@ -202,6 +207,18 @@ mod tests {
         let token = Token::new([0xa0; 16]);
         assert_eq!(token.to_string(), "a0".repeat(16));
         assert_eq!(format!("{token:?}"), "Token(…)");
+    }
+
+    #[tokio::test]
+    async fn nonsense_is_heard_once_whatever_follows_it() {
+        let (ours, theirs) = StdStream::pair().expect("a socket");
+        ours.set_nonblocking(true).expect("a flag");
+        let mut control = Control::new(ours.into()).expect("a socket");
+        rustix::io::write(&theirs, &[b'x'; 3 * MAX_LINE_BYTES]).expect("it fits");
+        rustix::io::write(&theirs, b"\nready\n").expect("it fits");
+        assert_eq!(control.hear().await, Said::Nonsense);
+        assert!(tokio::time::timeout(std::time::Duration::ZERO, control.hear()).await.is_err());
+        assert!(!control.is_silent());
     }
 
     #[tokio::test]

@@ -102,13 +102,14 @@ fn an_execution_under_way_is_signalled_credited_and_cancelled() {
 }
 
 #[test]
-fn a_program_longer_than_announced_is_refused_and_abandoned() {
+fn a_program_longer_than_announced_is_refused_once_the_executor_has_let_go_of_it() {
     let mut operations = Operations::default();
     let (bytes, piece) = program();
     hear(&mut operations, 1, start(bytes - 1));
-    assert_eq!(hear(&mut operations, 1, piece.clone()), ["1 refused BadRequest", "Abandon(1)"]);
-    assert_eq!(hear(&mut operations, 2, start(bytes)), ["2 refused Busy"], "the executor has not let go yet");
-    assert!(operations.finish(Finished { op: 1, terminal: None }).is_none());
+    assert_eq!(hear(&mut operations, 1, piece.clone()), ["Abandon(1)"]);
+    assert!(operations.greet().is_empty(), "the executor has not let go yet");
+    let (op, message) = operations.finish(Finished { op: 1, terminal: None }).expect("it is refused now");
+    assert_eq!(describe(&Effect::Send(op, message)), "1 refused BadRequest");
     assert_eq!(hear(&mut operations, 3, start(bytes)), ["3 begins"]);
 }
 

@@ -129,9 +129,14 @@ class Interpreter:
 
     def report(self, error, program):
         error.__traceback__ = self.trim(error.__traceback__, program)
-        hook = sys.excepthook
         try:
-            hook(type(error), error, error.__traceback__)
+            if sys.excepthook is sys.__excepthook__:
+                # Before 3.13 the built-in hook looks for lines in files only.
+                import traceback
+
+                traceback.print_exception(error)
+            else:
+                sys.excepthook(type(error), error, error.__traceback__)
         except BaseException:
             sys.__excepthook__(type(error), error, error.__traceback__)
 

@@ -1,0 +1,140 @@
+//! The Python wrapper.
+
+use std::os::unix::process::ExitStatusExt as _;
+
+use crate::harness::{End, Wrapper};
+
+fn python() -> Wrapper {
+    Wrapper::start("python3", &[], "python.py")
+}
+
+#[test]
+fn a_program_runs_in_a_main_of_its_own() {
+    let outcome = python().run("import sys\nprint(__name__, sorted(k for k in globals() if k[0] != '_'), sys.argv)");
+    outcome.is_clean(0, "__main__ ['sys'] ['main.py']\n");
+}
+
+#[test]
+fn what_a_program_defines_is_there_for_the_next_one() {
+    let mut python = python();
+    python.run("def double(x): return 2 * x").is_clean(0, "");
+    python.run("import __main__\nprint(__main__.double(21))").is_clean(0, "42\n");
+}
+
+#[test]
+fn each_way_to_end_has_its_code_and_keeps_the_interpreter() {
+    let mut python = python();
+    for (program, code) in [
+        ("import sys; sys.exit()", 0),
+        ("import sys; sys.exit(7)", 7),
+        ("import sys; sys.exit(-1)", 255),
+        ("import sys; sys.exit(True)", 1),
+        ("exit(3)", 3),
+        ("raise SystemExit(256 + 4)", 4),
+    ] {
+        python.run(program).is_clean(code, "");
+    }
+    let outcome = python.run("import sys; sys.exit('bye')");
+    assert_eq!((outcome.end, &outcome.stderr[..]), (End::Done(1), "bye\n"));
+    assert_eq!(python.run("raise KeyboardInterrupt").end, End::Done(130));
+    assert_eq!(python.run("1 / 0").end, End::Done(1));
+    python.run("print('still here')").is_clean(0, "still here\n");
+}
+
+#[test]
+fn a_program_that_ends_the_process_ends_it_with_its_code() {
+    let End::Died(status) = python().run("import os; os._exit(3)").end else { panic!("it was reported") };
+    assert_eq!(status.code(), Some(3));
+    let End::Died(status) = python().run("import os; os.kill(os.getpid(), 15)").end else { panic!("it was reported") };
+    assert_eq!(status.signal(), Some(15));
+}
+
+#[test]
+fn a_traceback_shows_the_programs_lines_and_no_frame_of_the_wrapper() {
+    let mut python = python();
+    python.run("def inner():\n    raise ValueError('why')  # here").is_clean(0, "");
+    let outcome = python.run("\n\ninner()");
+    assert_eq!(outcome.end, End::Done(1));
+    for line in
+        ["File \"main-2.py\", line 3, in <module>", "File \"main.py\", line 2, in inner", "# here", "ValueError: why"]
+    {
+        assert!(outcome.stderr.contains(line), "{line} is not in\n{}", outcome.stderr);
+    }
+    assert!(!outcome.stderr.contains("wrappers"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_syntax_error_is_shown_as_python_shows_it() {
+    let outcome = python().run("x = 1\nx = = 2");
+    assert_eq!(outcome.end, End::Done(1));
+    assert!(outcome.stderr.starts_with("  File \"main.py\", line 2\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("SyntaxError"), "{}", outcome.stderr);
+}
+
+#[test]
+fn await_works_at_the_top_and_its_loop_is_kept() {
+    let mut python = python();
+    let first = "import asyncio\nlock = asyncio.Event()\ntask = asyncio.ensure_future(lock.wait())\nawait asyncio.sleep(0)\nprint(1)";
+    python.run(first).is_clean(0, "1\n");
+    python.run("lock.set()\nprint(await task)").is_clean(0, "True\n");
+    let outcome = python.run("async def f():\n    raise KeyError('k')\nawait f()");
+    assert_eq!(outcome.end, End::Done(1));
+    assert!(!outcome.stderr.contains("asyncio"), "the loop's frames are not the program's:\n{}", outcome.stderr);
+}
+
+#[test]
+fn variables_are_there_for_their_execution_and_future_imports_still_come_first() {
+    let mut python = python();
+    let program = "from __future__ import annotations\nimport os\nprint(os.environ['A'], os.environ.get('HOME'))";
+    python.run_with(program, "A=b=c\0HOME=/nowhere\0").is_clean(0, "b=c /nowhere\n");
+    python.run("print(os.environ.get('A'), os.environ['HOME'] == '/nowhere')").is_clean(0, "None False\n");
+}
+
+#[test]
+fn a_printed_line_leaves_at_once() {
+    python().run("import os\nprint('abc')\nassert os.fstat(1).st_size == 4").is_clean(0, "abc\n");
+}
+
+#[test]
+fn a_forked_copy_never_answers_for_the_program() {
+    let mut python = python();
+    let program = "import os, time\nif os.fork() == 0:\n    print('child')\nelse:\n    os.wait()\n    print('parent')";
+    python.run(program).is_clean(0, "child\nparent\n");
+    let child_fails = "if os.fork() == 0:\n    raise SystemExit(9)\nprint(os.waitstatus_to_exitcode(os.wait()[1]))";
+    python.run(child_fails).is_clean(0, "9\n");
+}
+
+#[test]
+fn a_program_is_not_over_before_its_threads_are() {
+    let mut python = python();
+    let thread = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()";
+    python.run(thread).is_clean(0, "thread\n");
+    let pool = "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\n\
+                for i in range(4):\n    pool.submit(lambda: (time.sleep(0.05), print('work')))";
+    python.run(pool).is_clean(0, "work\nwork\nwork\nwork\n");
+    python.run("print(pool.submit(lambda: 'kept').result())").is_clean(0, "kept\n");
+    python.run("threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()").is_clean(0, "");
+}
+
+#[test]
+fn a_program_that_closes_every_descriptor_still_ends_with_its_code() {
+    let End::Died(status) = python().run("import os, sys\nos.closerange(3, 2000)\nsys.exit(6)").end else {
+        panic!("it was reported through a closed socket")
+    };
+    assert_eq!(status.code(), Some(6));
+}
+
+#[test]
+fn a_program_cannot_hide_its_end_behind_its_streams() {
+    let mut python = python();
+    for program in ["import sys; sys.stdout.close()", "sys.stderr = None", "sys.stdout = 5", "import os; os.close(1)"] {
+        assert_eq!(python.run(program).end, End::Done(0), "{program}");
+    }
+}
+
+#[test]
+fn the_control_socket_is_not_inherited() {
+    let program = "import subprocess\nprint(subprocess.run(['ls', '/proc/self/fd'], capture_output=True, close_fds=False).stdout)";
+    let outcome = python().run(program);
+    assert!(!outcome.stdout.contains("1000"), "{}", outcome.stdout);
+}

@@ -1,0 +1,104 @@
+//! The shell's wrapper.
+
+use crate::harness::{End, Wrapper};
+
+fn shell() -> Wrapper {
+    Wrapper::start("bash", &["--norc", "--noprofile"], "raw.sh")
+}
+
+fn died_with(end: &End) -> Option<i32> {
+    match end {
+        End::Died(status) => status.code(),
+        End::Done(code) => panic!("{code} was reported"),
+    }
+}
+
+#[test]
+fn the_last_commands_code_is_the_programs() {
+    let mut shell = shell();
+    shell.run("echo $((40 + 2)) $0 $#").is_clean(0, "42 bash 0\n");
+    shell.run("true; (exit 9)").is_clean(9, "");
+    shell.run("echo hi; false").is_clean(1, "hi\n");
+}
+
+#[test]
+fn variables_functions_and_directory_are_there_for_the_next_program() {
+    let mut shell = shell();
+    shell.run("x=5; f() { echo \"f $1\"; }; cd /").is_clean(0, "");
+    shell.run("f $x; pwd").is_clean(0, "f 5\n/\n");
+}
+
+#[test]
+fn a_program_that_exits_ends_the_shell_with_its_code() {
+    assert_eq!(died_with(&shell().run("echo hi; exit 5").end), Some(5));
+    assert_eq!(died_with(&shell().run("set -e\nfalse\necho never").end), Some(1));
+    let outcome = shell().run("trap 'echo bye' EXIT; exit 8");
+    assert_eq!((died_with(&outcome.end), &outcome.stdout[..]), (Some(8), "bye\n"));
+}
+
+#[test]
+fn a_missing_command_is_named_with_its_line() {
+    let outcome = shell().run("echo one\nno-such-command\n");
+    assert_eq!(outcome.end, End::Done(127));
+    assert!(outcome.stderr.contains("code: line 2: no-such-command: command not found"), "{}", outcome.stderr);
+}
+
+#[test]
+fn a_syntax_error_is_code_2_and_bashs_own_words() {
+    let mut shell = shell();
+    let outcome = shell.run("if true; then\necho a\nfi fi\n");
+    assert_eq!(outcome.end, End::Done(2));
+    assert!(outcome.stderr.contains("line 3: syntax error near unexpected token `fi'"), "{}", outcome.stderr);
+    shell.run("echo still here").is_clean(0, "still here\n");
+}
+
+#[test]
+fn stray_loop_words_do_not_reach_the_wrappers_loop() {
+    let mut shell = shell();
+    for program in ["break", "continue", "for i in 1 2; do continue 2; done"] {
+        assert_eq!(shell.run(program).end, End::Done(0), "{program}");
+    }
+    shell.run("echo still here").is_clean(0, "still here\n");
+}
+
+#[test]
+fn options_and_traps_that_would_show_the_wrapper_end_with_their_program() {
+    let mut shell = shell();
+    assert_eq!(shell.run("set -eux; trap 'echo debug' DEBUG; true").end, End::Done(0));
+    shell.run("false; echo \"${undefined-none}\"").is_clean(0, "none\n");
+}
+
+#[test]
+fn an_exit_trap_runs_at_the_end_of_its_program_and_only_there() {
+    let mut shell = shell();
+    shell.run("trap 'echo \"it'\\''s $?\"' EXIT; (exit 3)").is_clean(3, "it's 3\n");
+    shell.run("echo next").is_clean(0, "next\n");
+}
+
+#[test]
+fn no_child_inherits_the_control_socket() {
+    let outcome = shell().run("for fd in /proc/self/fd/*; do readlink $fd; done; ls -l /proc/self/fd");
+    assert!(!outcome.stdout.contains("socket"), "{}", outcome.stdout);
+}
+
+#[test]
+fn a_program_for_another_interpreter_is_run_by_it() {
+    let mut shell = shell();
+    shell.run("#!/usr/bin/env python3\nimport sys\nprint(len(sys.argv))\nsys.exit(4)").is_clean(4, "1\n");
+    shell.run("#!/bin/bash -e\nfalse\necho never").is_clean(1, "");
+    shell.run("#!/usr/bin/env bash\nkept=yes").is_clean(0, "");
+    shell.run("echo $kept").is_clean(0, "yes\n");
+}
+
+#[test]
+fn variables_are_there_for_their_execution() {
+    let mut shell = shell();
+    shell.run("hidden=before").is_clean(0, "");
+    shell.run_with("printenv A hidden", "A=b=c  d\0hidden=now\0not-a-name=1\0").is_clean(0, "b=c  d\nnow\n");
+    shell.run("echo ${A-none} $hidden").is_clean(0, "none before\n");
+}
+
+#[test]
+fn a_program_that_becomes_another_is_over_when_that_is() {
+    assert_eq!(died_with(&shell().run("exec sh -c 'exit 6'").end), Some(6));
+}
