@@ -29,6 +29,10 @@ pub const MAX_OPERATIONS: usize = 64;
 /// Longest text an agent may put into a refusal.
 pub const MAX_DETAIL_BYTES: usize = 4096;
 
+/// What an interpreter may need to come up, before a program's time begins: seconds under emulation, more on a host that boots
+/// many at once.
+pub const INTERPRETER_START: Duration = Duration::from_secs(30);
+
 /// How long a program may run.
 pub const MAX_EXEC_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -38,7 +42,7 @@ pub const KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the agent may need, beyond timeout and grace, to kill, drain and report.
 pub const AGENT_SLACK: Duration = Duration::from_secs(3);
 
-/// What a host waits beyond a program's timeout before it stops believing in the agent.
+/// What a host waits beyond an interpreter's start and a program's timeout before it stops believing in the agent.
 pub const HOST_SLACK: Duration = Duration::from_secs(10);
 
 const _: () = {

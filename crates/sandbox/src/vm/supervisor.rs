@@ -10,7 +10,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use exec_sandbox_wire::limits::HOST_SLACK;
+use exec_sandbox_wire::limits::{HOST_SLACK, INTERPRETER_START};
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
@@ -31,9 +31,6 @@ use crate::{
     process::{ChildUsage, Ended},
     request::ValidRequest,
 };
-
-/// What an interpreter may need to come up, beyond the program's own time: seconds on a host that emulates many at once.
-const INTERPRETER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How often a process that does not die is killed again.
 const RETRY_TEARDOWN: Duration = Duration::from_secs(1);
@@ -201,7 +198,7 @@ impl Supervisor {
         let op = self.next_op;
         self.next_op = self.next_op.wrapping_add(1).max(1);
         let dispatched = Instant::now();
-        let deadline = dispatched + INTERPRETER_PATIENCE + request.timeout + HOST_SLACK;
+        let deadline = dispatched + INTERPRETER_START + request.timeout + HOST_SLACK;
         let (mut execution, frames) = Execution::start(op, request);
         for frame in &frames {
             self.channel.send(frame).map_err(Lost::Channel)?;
