@@ -10,6 +10,7 @@ export NEXTEST_PROFILE := $(if $(CI),ci,default)
 
 run: setup assets
 	@$(STEP) 'sbx' cargo build --release --package exec-sandbox-cli
+	@$(STEP) 'this machine' $(SBX) doctor
 	@$(STEP) 'a VM runs Python' $(SBX) run --code 'import sys; print("Hello from Python", sys.version.split()[0])'
 	@$(STEP) 'a VM runs JavaScript' $(SBX) run --language javascript --code 'const hello: string = "Hello from Bun"; console.log(hello, Bun.version)'
 	@$(STEP) 'a VM runs a shell' $(SBX) run --language raw --code 'echo "Hello from $$(uname -a)"'
@@ -22,6 +23,7 @@ test: setup nextest
 	@if command -v cargo-deny >/dev/null; then $(STEP) 'deny' cargo deny check licenses bans sources; fi
 	@$(STEP) 'unit tests' cargo nextest run --workspace --exclude vmtests --exclude xtask
 	@$(STEP) 'assets' cargo xtask assets
+	@$(STEP) 'sbx' cargo build --package exec-sandbox-cli
 	@$(STEP) 'VM tests' cargo nextest run --package vmtests
 
 setup:
