@@ -110,7 +110,7 @@ fn a_program_is_not_over_before_its_threads_are() {
     let thread = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.1), print('thread'))).start()";
     python.run(thread).is_clean(0, "thread\n");
     let pool = "from concurrent.futures import ThreadPoolExecutor\npool = ThreadPoolExecutor(2)\n\
-                for i in range(4):\n    pool.submit(lambda: (time.sleep(0.05), print('work')))";
+                for i in range(4):\n    pool.submit(lambda: (time.sleep(0.05), print('work\\n', end='')))";
     python.run(pool).is_clean(0, "work\nwork\nwork\nwork\n");
     python.run("print(pool.submit(lambda: 'kept').result())").is_clean(0, "kept\n");
     python.run("threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()").is_clean(0, "");
