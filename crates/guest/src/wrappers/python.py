@@ -34,7 +34,7 @@ class Interpreter:
         sys.argv = ["main.py"]
         sys.path[0] = HOME
         sys.stdout.reconfigure(line_buffering=True)
-        self.run("pass", "<warm-up>", {})
+        self.run("pass", "<warm-up>")
         self.say(b"ready\n", 1)
         while True:
             verb, token, directory = self.read_line().split(b" ", 2)
@@ -68,7 +68,7 @@ class Interpreter:
             source = file.read()
         saved = self.apply_environment(directory)
         try:
-            code = self.run(source, name, saved)
+            code = self.run(source, name)
             return self.end_threads(code)
         finally:
             for variable, value in saved.items():
@@ -88,7 +88,7 @@ class Interpreter:
                 os.environb[variable] = value
         return saved
 
-    def run(self, source, name, _saved):
+    def run(self, source, name):
         program = None
         try:
             program = compile(source, name, "exec", ALLOW_TOP_LEVEL_AWAIT, True)
