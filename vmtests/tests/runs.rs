@@ -1,10 +1,13 @@
 //! Runs: programs in fresh VMs, and what their callers are told.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use exec_sandbox::{ErrorKind, Exit, Language, Output, RunRequest};
+use exec_sandbox::{ErrorKind, Exit, Language, Output, RunRequest, Scheduler, SchedulerConfig};
 use tokio::sync::mpsc;
-use vmtests::{World, run, stderr, stdout};
+use vmtests::{World, processes, run, stderr, stdout};
 
 #[tokio::test]
 async fn every_language_runs_in_a_kernel_of_its_own() {
@@ -127,11 +130,9 @@ async fn a_caller_who_is_slow_slows_the_program_and_loses_nothing() {
     let (sender, mut output) = mpsc::channel(1);
     let request = RunRequest::new(Language::Raw, "head -c 900000 /dev/zero; echo done >&2");
     let listen = async {
-        let (mut bytes, mut largest_wait) = (0, Duration::ZERO);
+        let mut bytes = 0;
         while let Some(piece) = output.recv().await {
-            let begun = Instant::now();
             tokio::time::sleep(Duration::from_millis(100)).await;
-            largest_wait = largest_wait.max(begun.elapsed());
             if let Output::Stdout(piece) = piece {
                 bytes += piece.len();
             }
@@ -174,14 +175,86 @@ async fn using_up_the_memory_ends_the_program_and_says_so() {
 async fn a_run_that_nobody_waits_for_any_more_leaves_nothing() {
     let world = World::new();
     let scheduler = world.scheduler().await;
-    // While it boots, and while it runs.
-    for patience in [Duration::from_millis(150), Duration::from_secs(4)] {
-        let forever = scheduler.run(RunRequest::new(Language::Raw, "sleep 1000"));
-        assert!(tokio::time::timeout(patience, forever).await.is_err(), "it does not end by itself");
+    let forever = || RunRequest::new(Language::Raw, "echo running; sleep 1000");
+    // Before its VM has a process: a future that was polled once.
+    let none = Duration::ZERO;
+    tokio::time::timeout(none, scheduler.run(forever())).await.expect_err("it does not end by itself");
+    // While it boots.
+    let booting = tokio::select! {
+        outcome = scheduler.run(forever()) => panic!("it does not end by itself: {outcome:?}"),
+        id = process_of(&world) => id,
+    };
+    // While it runs.
+    let (sender, mut output) = mpsc::channel(1);
+    tokio::select! {
+        outcome = scheduler.run_streaming(forever(), sender) => panic!("it does not end by itself: {outcome:?}"),
+        piece = output.recv() => assert_eq!(piece, Some(Output::Stdout("running\n".into()))),
     }
-    let ids = world.vms();
+    let ids: Vec<_> = world.vms().into_iter().chain([booting]).collect();
     scheduler.close().await.expect("nothing is left");
     world.assert_empty(ids);
+}
+
+/// The first VM of this world that has a process.
+async fn process_of(world: &World) -> String {
+    loop {
+        match world.vms().into_iter().find(|id| !processes(id).is_empty()) {
+            Some(id) => return id,
+            None => tokio::time::sleep(Duration::from_millis(1)).await,
+        }
+    }
+}
+
+#[tokio::test]
+async fn closing_the_scheduler_ends_what_still_runs_and_what_still_waits() {
+    let world = World::new();
+    let config = SchedulerConfig { cpu_overcommit_ratio: 1.0, ..world.config() };
+    let scheduler = Arc::new(Scheduler::start(config).await.expect("it starts"));
+    let forever = |output| {
+        let scheduler = Arc::clone(&scheduler);
+        let request = RunRequest::new(Language::Raw, "echo running; sleep 1000");
+        tokio::spawn(async move { scheduler.run_streaming(request, output).await })
+    };
+    let (sender, mut output) = mpsc::channel(1);
+    // One more than there is room for.
+    let more = std::thread::available_parallelism().map_or(1, usize::from) + 1;
+    let runs: Vec<_> = (0..more).map(|_| forever(sender.clone())).collect();
+    assert_eq!(output.recv().await, Some(Output::Stdout("running\n".into())));
+    let ids = world.vms();
+    assert!(!ids.is_empty());
+    scheduler.close().await.expect("nothing is left");
+    world.assert_empty(ids);
+    for run in runs {
+        let error = run.await.expect("no panic").expect_err("it was ended");
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+    }
+    let late = scheduler.run(RunRequest::new(Language::Raw, "true")).await.expect_err("it is closed");
+    assert_eq!(late.kind(), ErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn runs_leave_no_descriptor_no_task_and_no_thread_behind() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let entries = |dir: &str| std::fs::read_dir(dir).expect("/proc can be read").count();
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    let held = || (entries("/proc/self/fd"), tasks());
+    let mut request = RunRequest::new(Language::Raw, "echo hi; echo oops >&2");
+    // The first run makes what stays: the spawner's thread, the pool's.
+    run(&world, &scheduler, Language::Raw, "true").await;
+    let (before, threads) = (held(), entries("/proc/self/task"));
+    for number in 0..10 {
+        let (sender, mut output) = mpsc::channel(16);
+        let listen = async { while output.recv().await.is_some() {} };
+        // Every other with a boot log, which has a descriptor and a task more.
+        request.boot_log = number % 2 == 0;
+        let (outcome, ()) = tokio::join!(scheduler.run_streaming(request.clone(), sender), listen);
+        world.assert_empty([&outcome.expect("it runs").vm_id]);
+    }
+    scheduler.close().await.expect("nothing is left");
+    assert_eq!(held(), before);
+    // Those of the pool for blocking work come and go; there are at most a few, and not one for each run.
+    assert!(entries("/proc/self/task") <= threads + 2, "{threads} threads before");
 }
 
 #[tokio::test]

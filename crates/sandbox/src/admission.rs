@@ -1,125 +1,307 @@
-//! Admission: memory and CPU for a VM, granted in the order of asking.
+//! Admission: memory and CPU for VMs, granted in the order of asking.
 //!
-//! Both ledgers are first come, first served, with exact sizes: a large request is not overtaken for ever by small ones. The
-//! permit is kept until the VM's death is confirmed.
+//! The rules of the line are the `ledger`'s, which is pure; what this machine can bear right now is the `gate`'s; how much there
+//! is to give and what a VM is charged is the `budget`'s. Here is what makes them wait: tasks, time, and permits that are
+//! given back by being dropped. A VM holds memory until its death is confirmed, and CPU only while it boots or executes.
+//!
+//! Nothing runs here while nobody waits. While the gate is shut, one of those who wait looks at the machine again from time to
+//! time, and when it leaves the line another one does.
 
-use std::{sync::Arc, time::Duration};
+mod budget;
+mod cgroup;
+mod gate;
+mod ledger;
+mod live;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, oneshot},
+    time::{sleep, timeout},
+};
+
+pub(crate) use budget::{Budget, Machine};
+pub(crate) use ledger::Priority;
+pub(crate) use live::Kernel;
 
 use crate::{Error, ErrorKind};
+use gate::{Live, Sample, Shut};
+use ledger::{Ledger, Need, Never, Size, Ticket, Usage};
 
 /// How long a request waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What QEMU itself needs beside the guest's memory, in MiB: its code, its translation buffer's used part, its buffers.
-const QEMU_OVERHEAD_MIB: u32 = 64;
+/// How soon the machine is looked at again after the gate was found shut, and how seldom at last. A VM that boots takes its
+/// memory in tenths of a second; the kernel's pressure figures change every two seconds.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
+const LAST_LOOK: Duration = Duration::from_secs(2);
 
 /// The host's memory and CPU that VMs may use.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    memory: Arc<Semaphore>,
-    memory_mib: u32,
-    cpu: Arc<Semaphore>,
+    shared: Arc<Shared>,
 }
 
 /// The right to have one VM. Given back when dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    _memory: OwnedSemaphorePermit,
-    _cpu: OwnedSemaphorePermit,
+    memory: Claim,
+    cpu: Option<Claim>,
+}
+
+/// A place in the line, and after the grant what it stands for. Dropped, it is neither.
+#[derive(Debug)]
+struct Claim {
+    shared: Arc<Shared>,
+    ticket: Ticket,
+}
+
+#[derive(Debug)]
+struct Shared {
+    budget: Budget,
+    live: Box<dyn Live>,
+    state: Mutex<State>,
+    /// Held by the one who waits and looks.
+    looking: tokio::sync::Mutex<()>,
+    found_shut: Notify,
+}
+
+#[derive(Debug)]
+struct State {
+    ledger: Ledger,
+    /// Those who wait.
+    callers: HashMap<Ticket, oneshot::Sender<()>>,
+    /// What kept the first in the line from its grant when the machine was last looked at.
+    shut: Option<Shut>,
+    closed: bool,
+}
+
+/// Why a request did not even wait, or waited in vain.
+#[derive(Clone, Copy, Debug)]
+enum Refused {
+    Never,
+    Closed,
+    /// Who has what, and what gate was shut, when patience ended.
+    Impatient(Usage, Option<Shut>),
 }
 
 impl Admission {
-    /// Ledgers for `memory_mib` of memory and `slots` VMs that boot or execute at once.
-    pub(crate) fn new(memory_mib: u32, slots: usize) -> Self {
-        Self {
-            memory: Arc::new(Semaphore::new(memory_mib as usize)),
-            memory_mib,
-            cpu: Arc::new(Semaphore::new(slots.max(1))),
-        }
+    /// Grants what is in `budget`, as long as the machine looks well to `live`.
+    pub(crate) fn new(budget: Budget, live: Kernel) -> Self {
+        Self::with(budget, Box::new(live))
     }
 
-    /// Waits for a VM of `memory_mib`.
-    pub(crate) async fn admit(&self, memory_mib: u32) -> Result<Permit, Error> {
-        let wanted = memory_mib.saturating_add(QEMU_OVERHEAD_MIB);
-        if wanted > self.memory_mib {
-            let message = format!(
-                "admitting a VM of {memory_mib} MiB: with QEMU's own {QEMU_OVERHEAD_MIB} MiB it is over the {} MiB that VMs may use here",
-                self.memory_mib
-            );
-            return Err(Error::new(ErrorKind::Capacity, message).remedied_by("ask for less memory"));
-        }
-        let both = async {
-            let memory = Arc::clone(&self.memory).acquire_many_owned(wanted).await;
-            let cpu = Arc::clone(&self.cpu).acquire_owned().await;
-            (memory, cpu)
-        };
-        match tokio::time::timeout(PATIENCE, both).await {
-            Ok((Ok(memory), Ok(cpu))) => Ok(Permit { _memory: memory, _cpu: cpu }),
-            Ok(_closed) => Err(Error::new(ErrorKind::Closed, "admitting a VM: the scheduler has been closed")),
-            Err(_elapsed) => {
-                let message =
-                    format!("admitting a VM of {memory_mib} MiB: nothing became free in {} s", PATIENCE.as_secs());
-                Err(Error::new(ErrorKind::Capacity, message).remedied_by("try again later, or run fewer at once"))
-            }
-        }
+    fn with(budget: Budget, live: Box<dyn Live>) -> Self {
+        let ledger = Ledger::new(budget.capacity);
+        let state = Mutex::new(State { ledger, callers: HashMap::new(), shut: None, closed: false });
+        let (looking, found_shut) = (tokio::sync::Mutex::new(()), Notify::new());
+        Self { shared: Arc::new(Shared { budget, live, state, looking, found_shut }) }
+    }
+
+    /// Waits for the memory of a VM with a guest of `memory_mib` and the CPU to boot it. Dropping the future leaves the line.
+    pub(crate) async fn admit(&self, memory_mib: u32, priority: Priority) -> Result<Permit, Error> {
+        let size = self.shared.budget.vm(memory_mib);
+        let doing = || format!("admitting a VM of {memory_mib} MiB");
+        let memory =
+            self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;
+        let cpu = self.shared.state().ledger.split_cpu(memory.ticket);
+        let cpu = cpu.map(|ticket| Claim { shared: Arc::clone(&self.shared), ticket });
+        Ok(Permit { memory, cpu })
     }
 
     /// Refuses everyone who waits and everyone who comes.
     pub(crate) fn close(&self) {
-        self.memory.close();
-        self.cpu.close();
+        let mut state = self.shared.state();
+        state.closed = true;
+        // Each of them sees that nobody will call any more, and leaves.
+        state.callers.clear();
     }
+}
+
+impl Permit {
+    /// The VM has booted: what it took of the host's memory can be seen there, and is not counted twice any more.
+    pub(crate) fn booted(&self) {
+        let mut state = self.memory.shared.state();
+        state.ledger.landed(self.memory.ticket);
+        self.memory.shared.settle(&mut state);
+    }
+
+    /// Whether the VM may execute.
+    pub(crate) fn has_cpu(&self) -> bool {
+        self.cpu.is_some()
+    }
+
+    /// Gives the CPU to others: the VM has become idle.
+    pub(crate) fn give_back_cpu(&mut self) {
+        self.cpu = None;
+    }
+
+    /// Waits for CPU, unless the VM has it already. Dropping the future leaves the line.
+    pub(crate) async fn take_cpu(&mut self) -> Result<(), Error> {
+        if self.cpu.is_none() {
+            let shared = &self.memory.shared;
+            let size = shared.budget.execution();
+            // Somebody waits for what a VM executes, whatever the VM was made for.
+            let claim = shared.claim(size, Priority::Normal).await;
+            self.cpu = Some(claim.map_err(|refused| shared.error("admitting an execution", size, refused))?);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        state.ledger.leave(self.ticket);
+        state.callers.remove(&self.ticket);
+        self.shared.settle(&mut state);
+    }
+}
+
+impl Shared {
+    /// Waits in the line.
+    async fn claim(self: &Arc<Self>, size: Size, priority: Priority) -> Result<Claim, Refused> {
+        let (claim, called) = self.enter(size, priority)?;
+        let turn = async {
+            tokio::select! {
+                biased;
+                called = called => called,
+                never = self.keep_looking() => match never {},
+            }
+        };
+        match timeout(PATIENCE, turn).await {
+            Ok(Ok(())) => Ok(claim),
+            Ok(Err(_closed)) => Err(Refused::Closed),
+            Err(_elapsed) => {
+                // While the claim is still in the line: who leaves it last opens the gate.
+                let state = self.state();
+                Err(Refused::Impatient(state.ledger.usage(), state.shut))
+            }
+        }
+    }
+
+    fn enter(self: &Arc<Self>, size: Size, priority: Priority) -> Result<(Claim, oneshot::Receiver<()>), Refused> {
+        let mut state = self.state();
+        if state.closed {
+            return Err(Refused::Closed);
+        }
+        let ticket = state.ledger.request(size, priority).map_err(|Never| Refused::Never)?;
+        let (caller, called) = oneshot::channel();
+        state.callers.insert(ticket, caller);
+        self.settle(&mut state);
+        Ok((Claim { shared: Arc::clone(self), ticket }, called))
+    }
+
+    /// Calls all whose turn it is. The machine is looked at once, and only if there is memory for somebody in the line.
+    fn settle(&self, state: &mut State) {
+        let (mut sample, mut shut): (Option<Sample>, _) = (None, None);
+        let granted = state.ledger.grant(|need: Need| {
+            let sample = sample.get_or_insert_with(|| self.live.sample());
+            shut = gate::check(sample, need, self.budget.reserve_mib).err();
+            shut.is_none()
+        });
+        for caller in granted.into_iter().filter_map(|ticket| state.callers.remove(&ticket)) {
+            // One who has gone meanwhile drops the claim next, and with it the grant.
+            let _ = caller.send(());
+        }
+        state.shut = shut;
+        if shut.is_some() {
+            self.found_shut.notify_one();
+        }
+    }
+
+    /// Looks at the machine again while the gate is shut, if nobody else does.
+    async fn keep_looking(&self) -> Infallible {
+        let _turn = self.looking.lock().await;
+        let mut pause = FIRST_LOOK;
+        loop {
+            if self.state().shut.is_none() {
+                pause = FIRST_LOOK;
+                self.found_shut.notified().await;
+                continue;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(LAST_LOOK);
+            self.settle(&mut self.state());
+        }
+    }
+
+    fn error(&self, doing: &str, size: Size, refused: Refused) -> Error {
+        let (charge, whole) = (charge(size), self.budget.capacity);
+        let (usage, shut) = match refused {
+            Refused::Closed => {
+                return Error::new(ErrorKind::Closed, format!("{doing}: the scheduler has been closed"));
+            }
+            Refused::Never => {
+                let whole = whole.memory_mib;
+                let message =
+                    format!("{doing}: it is charged {charge}, QEMU included, and all VMs together {whole} MiB at most");
+                return Error::new(ErrorKind::Capacity, message).remedied_by("ask for less memory");
+            }
+            Refused::Impatient(usage, shut) => (usage, shut),
+        };
+        let patience = PATIENCE.as_secs();
+        let message = format!("{doing}: {charge} did not become free in {patience} s; {}", describe(usage, whole));
+        let error = Error::new(ErrorKind::Capacity, message).remedied_by("try again later, or run fewer at once");
+        match shut {
+            Some(shut) => error.because(shut),
+            None => error,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What could panic under the lock leaves no half-made change behind that another one could not live with.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the doctor says of `budget`, and the gate that is shut right now for a VM with a guest of `memory_mib`.
+pub(crate) fn outlook(budget: &Budget, live: &Kernel, memory_mib: u32) -> (String, Option<Shut>) {
+    let sample = live.sample();
+    let need = Need { wanted_mib: budget.vm(memory_mib).memory_mib, in_flight_mib: 0 };
+    let Size { memory_mib, cpu_millis } = budget.capacity;
+    let mut detail = format!(
+        "VMs may be charged {memory_mib} MiB together, and {} cores while they boot or execute",
+        cores(cpu_millis)
+    );
+    if let Some(available) = [sample.available_mib, sample.container_room_mib].into_iter().flatten().min() {
+        detail += &format!("; {available} MiB are available now");
+    }
+    (detail, gate::check(&sample, need, budget.reserve_mib).err())
+}
+
+/// Who has what, for one who does not wait any more.
+fn describe(usage: Usage, whole: Size) -> String {
+    let Usage { vms, held, waiting, .. } = usage;
+    format!(
+        "{} of {} MiB and {} of {} cores are held by {vms} VM{}, and {} more wait",
+        held.memory_mib,
+        whole.memory_mib,
+        cores(held.cpu_millis),
+        cores(whole.cpu_millis),
+        if vms == 1 { "" } else { "s" },
+        waiting.saturating_sub(1),
+    )
+}
+
+fn charge(size: Size) -> String {
+    let cores = cores(size.cpu_millis);
+    let cores = if cores == "1" { "1 core".into() } else { format!("{cores} cores") };
+    match size.memory_mib {
+        0 => cores,
+        mib => format!("{mib} MiB with {cores}"),
+    }
+}
+
+fn cores(millis: u64) -> String {
+    let (whole, rest) = (millis / 1000, millis % 1000);
+    if rest == 0 { whole.to_string() } else { format!("{whole}.{rest:03}").trim_end_matches('0').to_owned() }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_permit_is_free_again_when_it_is_dropped() {
-        let admission = Admission::new(2 * (128 + QEMU_OVERHEAD_MIB), 8);
-        let first = admission.admit(128).await.expect("there is room");
-        let _second = admission.admit(128).await.expect("there is room");
-        let refused = admission.admit(128).await.expect_err("there is none, and nobody leaves");
-        assert_eq!(refused.kind(), ErrorKind::Capacity);
-        drop(first);
-        admission.admit(128).await.expect("there is room again");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_can_never_fit_is_refused_at_once() {
-        let admission = Admission::new(1024, 1);
-        let before = tokio::time::Instant::now();
-        assert_eq!(admission.admit(1024).await.expect_err("it is too large").kind(), ErrorKind::Capacity);
-        assert_eq!(before.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_small_request_does_not_overtake_a_large_one() {
-        let admission = Arc::new(Admission::new(1000, 8));
-        let holder = admission.admit(500).await.expect("there is room");
-        let large = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.admit(700).await.map(drop) }
-        });
-        tokio::task::yield_now().await;
-        let small = tokio::spawn({
-            let admission = Arc::clone(&admission);
-            async move { admission.admit(128).await.map(drop) }
-        });
-        tokio::task::yield_now().await;
-        assert!(!small.is_finished(), "it waits behind the large one, though it would fit");
-        drop(holder);
-        large.await.expect("no panic").expect("it is admitted");
-        small.await.expect("no panic").expect("it is admitted");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_closed_ledger_sends_everyone_away() {
-        let admission = Admission::new(1000, 1);
-        admission.close();
-        assert_eq!(admission.admit(128).await.expect_err("it is closed").kind(), ErrorKind::Closed);
-    }
-}
+pub(crate) mod tests;

@@ -30,7 +30,12 @@ pub struct SchedulerConfig {
     pub accel: AccelRequest,
     /// Share of the host's memory that VMs never get, 0.01 to 0.5.
     pub host_memory_reserve_ratio: f64,
-    /// How many times the host's cores may boot or execute at once, 1 to 20.
+    /// How many times the memory that is left may be promised to VMs, 1 to 10: few of them use all of theirs at once. What the
+    /// host really has available is looked at before each VM.
+    pub memory_overcommit_ratio: f64,
+    /// Cores of the host that VMs never get, 0 to 16. One VM may always execute.
+    pub host_cpu_reserve_cores: f64,
+    /// How many times the cores that are left may boot or execute at once, 1 to 20.
     pub cpu_overcommit_ratio: f64,
 }
 
@@ -46,6 +51,8 @@ impl Default for SchedulerConfig {
             qemu: None,
             accel: AccelRequest::Auto,
             host_memory_reserve_ratio: 0.08,
+            memory_overcommit_ratio: 5.0,
+            host_cpu_reserve_cores: 0.5,
             cpu_overcommit_ratio: 2.0,
         }
     }
@@ -68,6 +75,8 @@ impl SchedulerConfig {
         request::check_memory(self.default_memory_mib)?;
         request::check_timeout(self.default_timeout)?;
         check_range("host_memory_reserve_ratio", self.host_memory_reserve_ratio, 0.01, 0.5)?;
+        check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;
+        check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
         let cache_dir = match &self.cache_dir {
             Some(dir) => dir.clone(),
@@ -116,5 +125,29 @@ mod tests {
         let error = config.resolve(&environment).expect_err("NaN is in no range");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("cpu_overcommit_ratio"));
+    }
+
+    #[test]
+    fn what_vms_may_have_of_the_host_has_its_bounds() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        type Field = fn(&mut SchedulerConfig) -> &mut f64;
+        let fields: [(&str, Field, f64, f64); 4] = [
+            ("host_memory_reserve_ratio", |config| &mut config.host_memory_reserve_ratio, 0.01, 0.5),
+            ("memory_overcommit_ratio", |config| &mut config.memory_overcommit_ratio, 1.0, 10.0),
+            ("host_cpu_reserve_cores", |config| &mut config.host_cpu_reserve_cores, 0.0, 16.0),
+            ("cpu_overcommit_ratio", |config| &mut config.cpu_overcommit_ratio, 1.0, 20.0),
+        ];
+        for (name, field, least, most) in fields {
+            let with = |value| {
+                let mut config = SchedulerConfig::default();
+                *field(&mut config) = value;
+                config.resolve(&environment)
+            };
+            assert!(with(least).is_ok() && with(most).is_ok(), "{name}");
+            for outside in [least - 0.001, most + 0.001] {
+                let error = with(outside).expect_err(name);
+                assert!(error.to_string().starts_with(name), "{error}");
+            }
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::{
     Error, ErrorKind, SchedulerConfig,
+    admission::{self, Budget, Kernel, Machine},
     config::Settings,
     host,
     paths::Environment,
@@ -73,6 +74,7 @@ fn checks(settings: &Settings) -> Vec<Check> {
         accelerator,
         Some(image(settings)),
         Some(run_directory(settings)),
+        Some(capacity(settings)),
         Some(descriptors()),
         Some(cgroup()),
     ]
@@ -133,6 +135,19 @@ fn run_directory(settings: &Settings) -> Check {
         Err(error) => {
             failed("run directory", &Error::new(ErrorKind::Host, "examining the run directory").because(error))
         }
+    }
+}
+
+fn capacity(settings: &Settings) -> Check {
+    // Emulation is what takes most beside the guest, so an accelerated VM fits where this one does.
+    let budget = Budget::of(&settings.config, Machine::read(), &Accelerator::Tcg { tsc_khz: None });
+    match admission::outlook(&budget, &Kernel::of_this_machine(), settings.config.default_memory_mib) {
+        (detail, None) => ok("capacity", detail),
+        (detail, Some(shut)) => Check {
+            status: Status::Warning,
+            remedy: Some("VMs wait for memory, but for a first one; stop something, or give this machine more".into()),
+            ..ok("capacity", format!("{detail}; {shut}"))
+        },
     }
 }
 

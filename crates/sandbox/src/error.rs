@@ -49,7 +49,7 @@ pub enum ErrorKind {
     OutputLimit,
     /// The guest refused the execution; the code did not run.
     Guest,
-    /// The scheduler has been closed.
+    /// The scheduler has been closed; code that was running has been ended.
     Closed,
     /// The VM's process could not be confirmed dead.
     Teardown,

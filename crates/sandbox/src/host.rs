@@ -2,7 +2,7 @@
 //!
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
-use std::{fs, path::PathBuf, thread};
+use std::path::PathBuf;
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
 use exec_sandbox_qemu as qemu;
@@ -10,6 +10,7 @@ use tracing::debug;
 
 use crate::{
     Error, ErrorKind, accel,
+    admission::{Budget, Machine},
     config::Settings,
     qemu_program::{self, QemuProgram},
 };
@@ -22,9 +23,7 @@ pub(crate) struct Host {
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: VerifiedImage,
     pub(crate) run_dir: PathBuf,
-    pub(crate) usable_memory_mib: u32,
-    /// VMs that may boot or execute at once.
-    pub(crate) slots: usize,
+    pub(crate) budget: Budget,
     pub(crate) facts: Facts,
 }
 
@@ -62,15 +61,15 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
-        debug!(?facts, "examined");
+        let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
+        debug!(?facts, ?budget, "examined");
         Ok(Self {
             qemu: program.path,
             arch,
             accelerator: verdict.accelerator,
             image,
             run_dir: settings.run_dir.clone(),
-            usable_memory_mib: usable_memory_mib(settings.config.host_memory_reserve_ratio),
-            slots: slots(settings.config.cpu_overcommit_ratio),
+            budget,
             facts,
         })
     }
@@ -143,52 +142,15 @@ pub(crate) async fn blocking<T: Send + 'static>(
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if limit.current != limit.maximum {
+        let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        debug!(from = limit.current, to = limit.maximum, ?raised, "raised the limit of open files");
     }
-}
-
-/// The host's memory less the reserve. The whole of it, if the kernel does not say how much there is: then nothing is known to
-/// be too much.
-fn usable_memory_mib(reserve_ratio: f64) -> u32 {
-    let total_kib = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total_kib(&text));
-    let Some(total_kib) = total_kib else { return u32::MAX >> 4 };
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a share of a size"
-    )]
-    let usable = (total_kib as f64 / 1024.0 * (1.0 - reserve_ratio)) as u32;
-    usable
-}
-
-fn total_kib(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.split_ascii_whitespace().next()?.parse().ok()
-}
-
-fn slots(overcommit_ratio: f64) -> usize {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
-    #[expect(
-        clippy::cast_precision_loss,
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "a small count"
-    )]
-    let slots = (cores as f64 * overcommit_ratio) as usize;
-    slots.max(1)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn memory_is_read_from_what_the_kernel_says() {
-        assert_eq!(total_kib("MemTotal:       24684092 kB\nMemFree: 1 kB\n"), Some(24_684_092));
-        assert_eq!(total_kib("nonsense"), None);
-    }
 
     #[test]
     fn ids_are_short_and_differ() {

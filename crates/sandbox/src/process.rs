@@ -70,12 +70,9 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if self.ended.is_some() {
-            return;
-        }
-        // Only a panic of the owner leads here. SIGKILL ends QEMU in milliseconds, so the wait is short, and a zombie is worse.
-        if self.kill().is_ok() {
-            let _ = self.pidfd.reap();
+        // A panic of the owner, or the end of the runtime that it lived in, leads here. The wait is short, and a zombie is worse.
+        if self.ended.is_none() {
+            pidfd::kill_and_reap(self.pidfd.pid(), self.pidfd.as_fd());
         }
     }
 }
@@ -97,7 +94,7 @@ mod tests {
         let mut child = Child::spawn(shell("exit 7")).await.expect("sh starts");
         let ended = child.ended().await.expect("it can be waited for");
         assert_eq!(ended.code, Some(7));
-        assert!(ended.usage.max_resident_bytes > 0);
+        assert!(ended.usage.is_some_and(|usage| usage.max_resident_bytes > 0));
         assert!(!is_alive(child.pid()), "it has been reaped");
     }
 
@@ -116,6 +113,14 @@ mod tests {
         let pid = child.pid();
         drop(child);
         assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_somebody_else_has_reaped_is_dead_all_the_same() {
+        let mut child = Child::spawn(shell("exit 7")).await.expect("sh starts");
+        rustix::process::waitpid(Some(child.pidfd.pid()), rustix::process::WaitOptions::empty()).expect("it is ours");
+        let ended = child.kill_and_reap(Duration::from_secs(5)).await.expect("it is gone");
+        assert_eq!(ended, Some(Ended { code: None, signal: None, usage: None }));
     }
 
     #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! `<root>/<vm id>/` has the lock, the agent's socket, and `child`, which names QEMU's process. Whoever starts next takes the
 //! locks that nobody holds any more, ends what those directories name, and removes them. The root's own lock is never removed
-//! and makes "create and lock" and "try to take" one step each.
+//! and makes "create and lock" and "try to take" one step each. A directory is removed without it: its own lock goes last, so
+//! one without a lock is as good as gone.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -12,6 +13,12 @@ use std::{
 };
 
 use rustix::process::{Pid, PidfdFlags, Signal};
+use tracing::{debug, warn};
+
+/// Files of a run directory. QEMU removes the socket itself when it ends in good order.
+const LOCK: &str = "lock";
+const AGENT_SOCKET: &str = "agent";
+const CHILD: &str = "child";
 
 /// Why a run directory could not be made or cleared.
 #[derive(Debug, thiserror::Error)]
@@ -59,19 +66,19 @@ impl RunDir {
         let path = root.join(id);
         let at = |doing| RunDirError::at(doing, &path);
         DirBuilder::new().mode(0o700).create(&path).map_err(at("creating the run directory"))?;
-        let lock = open_lock(&path.join("lock")).map_err(at("locking the run directory"))?;
+        let lock = create_lock(&path.join(LOCK)).map_err(at("locking the run directory"))?;
         lock.lock().map_err(at("locking the run directory"))?;
         Ok(Self { path, _lock: lock })
     }
 
     /// Where the agent's channel listens.
     pub(crate) fn agent_socket(&self) -> PathBuf {
-        self.path.join("agent")
+        self.path.join(AGENT_SOCKET)
     }
 
     /// Writes down QEMU's process, so that it can be ended if this one dies.
     pub(crate) fn record_child(&self, pid: u32) -> Result<(), RunDirError> {
-        let path = self.path.join("child");
+        let path = self.path.join(CHILD);
         let at = |doing| RunDirError::at(doing, &path);
         let pid = i32::try_from(pid).map_err(io::Error::other).map_err(at("recording a process in"))?;
         let start_ticks = start_ticks(pid).map_err(at("recording a process in"))?;
@@ -80,13 +87,13 @@ impl RunDir {
 
     /// Removes the directory and all in it.
     pub(crate) fn remove(self) -> Result<(), RunDirError> {
-        fs::remove_dir_all(&self.path).map_err(RunDirError::at("removing the run directory", &self.path))
+        clear(&self.path).map_err(RunDirError::at("removing the run directory", &self.path))
     }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.path);
+        let _ = clear(&self.path);
     }
 }
 
@@ -107,52 +114,67 @@ impl ProcessName {
     }
 }
 
-/// Ends and removes what processes that are gone have left below `root`.
+/// Ends and removes what processes that are gone have left below `root`. A directory that resists is left to the next start:
+/// it is no reason to refuse this one.
 pub(crate) fn reap(root: &Path) -> Result<Reaped, RunDirError> {
     let mut reaped = Reaped::default();
     each_directory(root, |path, held| {
         if held {
-            return Ok(());
+            return;
         }
         reaped.processes += usize::from(end_child(path));
-        reaped.directories += 1;
-        fs::remove_dir_all(path).map_err(RunDirError::at("removing", path))
+        match clear(path) {
+            Ok(()) => reaped.directories += 1,
+            Err(error) => warn!(path = %path.display(), %error, "what a process has left cannot be removed"),
+        }
     })?;
     Ok(reaped)
 }
 
-/// Counts the directories below `root` and changes nothing.
+/// Counts the directories below `root`.
 pub(crate) fn survey(root: &Path) -> Result<Survey, RunDirError> {
     let mut survey = Survey::default();
-    each_directory(root, |_path, held| {
-        *(if held { &mut survey.held } else { &mut survey.abandoned }) += 1;
-        Ok(())
-    })?;
+    each_directory(root, |_path, held| *(if held { &mut survey.held } else { &mut survey.abandoned }) += 1)?;
     Ok(survey)
 }
 
 /// Visits each VM's directory with whether somebody holds it. Its lock is held meanwhile if nobody else does.
-fn each_directory(
-    root: &Path,
-    mut visit: impl FnMut(&Path, bool) -> Result<(), RunDirError>,
-) -> Result<(), RunDirError> {
+fn each_directory(root: &Path, mut visit: impl FnMut(&Path, bool)) -> Result<(), RunDirError> {
     if !root.exists() {
         return Ok(());
     }
     let _exclusive = lock_root(root)?;
     for entry in fs::read_dir(root).map_err(RunDirError::at("reading", root))? {
-        let path = entry.map_err(RunDirError::at("reading", root))?.path();
-        if path.is_dir() {
-            let lock = open_lock(&path.join("lock")).map_err(RunDirError::at("locking", &path))?;
-            visit(&path, lock.try_lock().is_err())?;
+        let entry = entry.map_err(RunDirError::at("reading", root))?;
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        let path = entry.path();
+        match OpenOptions::new().write(true).open(path.join(LOCK)) {
+            Ok(lock) => visit(&path, lock.try_lock().is_err()),
+            // On its way out, or left there by a process that ended on the way; one that has files in it is not ours.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(&path)),
+            Err(error) => warn!(path = %path.display(), %error, "the lock of a run directory cannot be opened"),
         }
     }
     Ok(())
 }
 
+/// Removes a run directory, its lock last: as long as it is there, it tells whether the directory is in use. What another has
+/// removed meanwhile is gone too.
+fn clear(path: &Path) -> io::Result<()> {
+    let gone = |result: io::Result<()>| match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    };
+    gone(fs::remove_file(path.join(AGENT_SOCKET)))?;
+    gone(fs::remove_file(path.join(CHILD)))?;
+    gone(fs::remove_dir_all(path))
+}
+
 /// Ends the process that the directory names, if it is still that process. QEMU's command line has the VM's id in it.
 fn end_child(dir: &Path) -> bool {
-    let Ok(text) = fs::read_to_string(dir.join("child")) else { return false };
+    let Ok(text) = fs::read_to_string(dir.join(CHILD)) else { return false };
     let (Some(name), Some(id)) = (ProcessName::parse(&text), dir.file_name()) else { return false };
     let Some(pid) = Pid::from_raw(name.pid) else { return false };
     // The descriptor is taken before the process is looked at, so that what is killed is what was looked at.
@@ -181,12 +203,15 @@ fn lock_root(root: &Path) -> Result<File, RunDirError> {
             io::Error::new(io::ErrorKind::PermissionDenied, "it must be a directory that only this user may write to");
         return Err(at("using")(refused));
     }
-    let lock = open_lock(&root.join("lock")).map_err(at("locking"))?;
-    lock.lock().map_err(at("locking"))?;
+    let lock = create_lock(&root.join(LOCK)).map_err(at("locking"))?;
+    if lock.try_lock().is_err() {
+        debug!(root = %root.display(), "waiting for another process that starts or prepares a VM");
+        lock.lock().map_err(at("locking"))?;
+    }
     Ok(lock)
 }
 
-fn open_lock(path: &Path) -> io::Result<File> {
+fn create_lock(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
@@ -217,9 +242,9 @@ mod tests {
     /// What a process leaves that was killed: the directory is there and nobody holds the lock.
     fn abandon(root: &Path, id: &str, child: Option<&ProcessName>) {
         fs::create_dir(root.join(id)).expect("it is new");
-        fs::write(root.join(id).join("lock"), "").expect("it can be written");
+        fs::write(root.join(id).join(LOCK), "").expect("it can be written");
         if let Some(name) = child {
-            fs::write(root.join(id).join("child"), name.to_text()).expect("it can be written");
+            fs::write(root.join(id).join(CHILD), name.to_text()).expect("it can be written");
         }
     }
 
@@ -257,6 +282,62 @@ mod tests {
         assert!(sleeper.try_wait().expect("it is ours").is_none(), "it still runs");
         sleeper.kill().expect("it is ours");
         sleeper.wait().expect("it is ours");
+    }
+
+    #[test]
+    fn one_directory_that_cannot_be_cleared_does_not_keep_a_start_from_the_others() {
+        let root = root();
+        abandon(root.path(), "vm-a", None);
+        abandon(root.path(), "vm-c", None);
+        // A lock that nobody can open, whoever runs this.
+        fs::create_dir_all(root.path().join("vm-b").join(LOCK)).expect("it is new");
+        assert_eq!(reap(root.path()).expect("it can be read"), Reaped { directories: 2, processes: 0 });
+    }
+
+    #[test]
+    fn an_empty_directory_without_a_lock_is_removed_and_a_full_one_is_not_ours() {
+        let root = root();
+        fs::create_dir(root.path().join("vm-empty")).expect("it is new");
+        fs::create_dir(root.path().join("full")).expect("it is new");
+        fs::write(root.path().join("full").join("file"), "").expect("it can be written");
+        reap(root.path()).expect("it can be read");
+        assert!(!root.path().join("vm-empty").exists());
+        assert!(root.path().join("full").join("file").exists());
+    }
+
+    #[test]
+    fn directories_that_come_and_go_disturb_neither_their_owners_nor_a_start() {
+        let root = root();
+        let begin = std::sync::Barrier::new(4);
+        std::thread::scope(|scope| {
+            for owner in 0..2 {
+                let (root, begin) = (root.path(), &begin);
+                scope.spawn(move || {
+                    begin.wait();
+                    for number in 0..500 {
+                        let dir = RunDir::create(root, &format!("vm-{owner}-{number}")).expect("it is new");
+                        fs::write(dir.path.join(CHILD), "1 1").expect("it is ours");
+                        dir.remove().expect("a start elsewhere is no reason to fail");
+                    }
+                });
+                scope.spawn(move || {
+                    begin.wait();
+                    for _ in 0..500 {
+                        reap(root).expect("a directory that goes is no reason to fail");
+                        survey(root).expect("it can be read");
+                    }
+                });
+            }
+        });
+        assert_eq!(survey(root.path()).expect("it can be read"), Survey::default());
+    }
+
+    #[test]
+    fn a_directory_that_is_gone_already_is_as_good_as_removed() {
+        let root = root();
+        let dir = RunDir::create(root.path(), "vm-1").expect("it is new");
+        fs::remove_dir_all(&dir.path).expect("it is ours");
+        dir.remove().expect("there is nothing to do");
     }
 
     #[test]

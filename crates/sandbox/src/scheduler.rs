@@ -6,12 +6,12 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
     Error, ErrorKind, Outcome, Output, RunRequest, SchedulerConfig,
-    admission::Admission,
+    admission::{Admission, Kernel, Priority},
     host::{self, Host},
     outcome::{Timing, Usage},
     paths::Environment,
@@ -35,7 +35,9 @@ pub struct Scheduler {
     config: SchedulerConfig,
     host: Arc<Host>,
     admission: Admission,
-    supervisors: TaskTracker,
+    /// The owners of VMs, and the calls that may still make one.
+    alive: TaskTracker,
+    closing: CancellationToken,
 }
 
 impl Scheduler {
@@ -55,8 +57,9 @@ impl Scheduler {
             Host::examine(&settings)
         })
         .await?;
-        let admission = Admission::new(host.usable_memory_mib, host.slots);
-        Ok(Self { config, host: Arc::new(host), admission, supervisors: TaskTracker::new() })
+        let admission = Admission::new(host.budget, Kernel::of_this_machine());
+        let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
+        Ok(Self { config, host: Arc::new(host), admission, alive, closing })
     }
 
     /// The configuration that it was started with.
@@ -71,7 +74,8 @@ impl Scheduler {
         &self.host.facts
     }
 
-    /// Runs `request` in a fresh VM and returns once the VM is confirmed dead.
+    /// Runs `request` in a fresh VM and returns once the VM is confirmed dead. Should it resist SIGKILL, an error is returned
+    /// after some seconds, and its owner keeps trying and keeps its share of memory and CPU.
     ///
     /// Dropping the future ends the VM in the background.
     ///
@@ -90,23 +94,41 @@ impl Scheduler {
         self.run_checked(request, Some(output)).await
     }
 
-    /// Refuses new runs and waits until every VM is confirmed dead.
+    /// Refuses new runs, ends those under way with [`ErrorKind::Closed`], and waits until every VM is confirmed dead.
     ///
     /// # Errors
     /// [`ErrorKind::Teardown`] if one is not within 30 s.
     pub async fn close(&self) -> Result<(), Error> {
         self.admission.close();
-        self.supervisors.close();
-        tokio::time::timeout(CLOSE_PATIENCE, self.supervisors.wait()).await.map_err(|_elapsed| {
-            let message = format!("closing the scheduler: {} VMs are not confirmed dead", self.supervisors.len());
+        self.closing.cancel();
+        self.alive.close();
+        tokio::time::timeout(CLOSE_PATIENCE, self.alive.wait()).await.map_err(|_elapsed| {
+            let message = format!("closing the scheduler: {} VMs are not confirmed dead", self.alive.len());
             Error::new(ErrorKind::Teardown, message).remedied_by("sbx doctor shows what is left")
         })
     }
 
     async fn run_checked(&self, request: RunRequest, output: Option<mpsc::Sender<Output>>) -> Result<Outcome, Error> {
+        // Before the look at `closing`, so that whoever closes waits for a call that has looked before.
+        let _alive = self.alive.token();
+        tokio::select! {
+            biased;
+            // What is dropped here abandons its VM.
+            () = self.closing.cancelled() => {
+                Err(Error::new(ErrorKind::Closed, "running a program: the scheduler has been closed"))
+            }
+            result = self.run_unless_closed(request, output) => result,
+        }
+    }
+
+    async fn run_unless_closed(
+        &self,
+        request: RunRequest,
+        output: Option<mpsc::Sender<Output>>,
+    ) -> Result<Outcome, Error> {
         let called = Instant::now();
         let request = request.validate(&self.config)?;
-        let permit = self.admission.admit(request.memory_mib).await?;
+        let permit = self.admission.admit(request.memory_mib, Priority::Normal).await?;
         let admission = called.elapsed();
         let spec = VmSpec {
             id: host::new_vm_id(),
@@ -114,7 +136,7 @@ impl Scheduler {
             boot_log: output.clone().filter(|_| request.boot_log),
         };
         let vm_id = spec.id.clone();
-        let (vm, booted) = Vm::boot(Arc::clone(&self.host), spec, permit, &self.supervisors).await?;
+        let (vm, booted) = Vm::boot(Arc::clone(&self.host), spec, permit, &self.alive).await?;
         let executed = vm.execute(request, output).await;
         let dying = Instant::now();
         let used = vm.destroy().await;

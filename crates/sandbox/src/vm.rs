@@ -5,6 +5,8 @@ mod execution;
 mod instance;
 mod monitor;
 mod phases;
+#[cfg(test)]
+mod pretend;
 mod supervisor;
 
 use std::{sync::Arc, time::Duration};
@@ -54,7 +56,7 @@ pub(crate) enum Request {
         reply: oneshot::Sender<Result<Executed, Error>>,
     },
     Destroy {
-        reply: oneshot::Sender<Result<ChildUsage, Error>>,
+        reply: oneshot::Sender<Result<Option<ChildUsage>, Error>>,
     },
 }
 
@@ -90,21 +92,30 @@ impl Vm {
         let (reply, answer) = oneshot::channel();
         let request = Request::Execute { request: Box::new(request), output, reply };
         self.mailbox.send(request).await.map_err(|_closed| gone(&self.id))?;
-        answer.await.map_err(|_gone| gone(&self.id))?
+        // The owner answers every request, so this one has panicked, and nobody knows how far it had come.
+        answer.await.map_err(|_panicked| {
+            Error::new(ErrorKind::OutcomeUnknown, "waiting for the program's end; it may have run").on_vm(&self.id)
+        })?
     }
 
-    /// Ends the VM; returns when its process is confirmed dead and its files are gone. `None`: it was dead already.
+    /// Ends the VM; returns when its process is confirmed dead and its files are gone. `None`: what it used is not known.
     pub(crate) async fn destroy(self) -> Result<Option<ChildUsage>, Error> {
         let (reply, answer) = oneshot::channel();
         // The owner leaves only when the VM is dead, so an owner who is gone is an answer too.
         if self.mailbox.send(Request::Destroy { reply }).await.is_err() {
             return Ok(None);
         }
-        answer.await.map_or(Ok(None), |result| result.map(Some))
+        answer.await.unwrap_or(Ok(None))
     }
 }
 
 /// The VM ended before the request reached it.
 fn gone(vm_id: &str) -> Error {
     Error::new(ErrorKind::Vm, "using a VM that has ended").on_vm(vm_id)
+}
+
+/// What a guest or QEMU says to people: at most `most` characters, and none that steers a terminal.
+fn printable(text: &str, most: usize) -> String {
+    let keep = |c: char| if c.is_control() && c != '\n' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().take(most).map(keep).collect()
 }

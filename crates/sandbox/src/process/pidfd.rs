@@ -8,17 +8,25 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Pid;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+    process::{Pid, Signal},
+};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use super::spawn::Spawned;
 
-/// How a process ended. Exactly one of code and signal is set.
+/// How long a drop, which cannot await, waits for a killed process: QEMU needs milliseconds to give back its memory.
+const DROP_PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
+
+/// How a process ended: with a code or by a signal. Neither is known, nor the usage, if somebody else has reaped it: a program
+/// that embeds this one and ignores SIGCHLD, or waits for any child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
     pub(crate) code: Option<i32>,
     pub(crate) signal: Option<i32>,
-    pub(crate) usage: ChildUsage,
+    pub(crate) usage: Option<ChildUsage>,
 }
 
 /// What the kernel counted for a process over its life.
@@ -73,8 +81,18 @@ impl AsFd for PidFd {
     }
 }
 
-/// Waits for `pid`, a child that nobody else waits for, and reaps it.
-pub(super) fn reap(pid: Pid) -> io::Result<Ended> {
+/// Kills a child whose owner is gone and reaps it. One that does not die is left as a zombie to be, so that this returns.
+pub(super) fn kill_and_reap(pid: Pid, fd: BorrowedFd<'_>) {
+    if rustix::process::pidfd_send_signal(fd, Signal::KILL).is_err_and(|error| error != Errno::SRCH) {
+        return;
+    }
+    if poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&DROP_PATIENCE)).is_ok_and(|ready| ready > 0) {
+        let _ = reap(pid);
+    }
+}
+
+/// Waits for the child `pid` and reaps it.
+fn reap(pid: Pid) -> io::Result<Ended> {
     let (mut status, mut usage) = (0, MaybeUninit::<libc::rusage>::zeroed());
     loop {
         // SAFETY: `wait4` writes through two pointers, both to live locals of the types it wants.
@@ -83,8 +101,11 @@ pub(super) fn reap(pid: Pid) -> io::Result<Ended> {
             break;
         }
         let error = io::Error::last_os_error();
-        if error.kind() != io::ErrorKind::Interrupted {
-            return Err(error);
+        match Errno::from_io_error(&error) {
+            Some(Errno::INTR) => {}
+            // No such child any more. Its id has not been given up by us, so it has ended, and somebody else has seen how.
+            Some(Errno::CHILD) => return Ok(Ended { code: None, signal: None, usage: None }),
+            _ => return Err(error),
         }
     }
     // SAFETY: it was zeroed, which is a valid `rusage`, and `wait4` succeeded, so it is filled.
@@ -93,11 +114,11 @@ pub(super) fn reap(pid: Pid) -> io::Result<Ended> {
     Ok(Ended {
         code: exited.then(|| libc::WEXITSTATUS(status)),
         signal: (!exited).then(|| libc::WTERMSIG(status)),
-        usage: ChildUsage {
+        usage: Some(ChildUsage {
             cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
             // Linux counts it in KiB.
             max_resident_bytes: u64::try_from(usage.ru_maxrss).unwrap_or(0).saturating_mul(1024),
-        },
+        }),
     })
 }
 

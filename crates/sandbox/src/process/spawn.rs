@@ -10,7 +10,7 @@ use std::{
     ffi::{CString, OsString, c_char, c_int, c_void},
     io,
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStringExt,
     },
     path::PathBuf,
@@ -27,8 +27,9 @@ use rustix::{
 const STACK_BYTES: usize = 64 * 1024;
 /// Below the stack, so that an overflow is a fault and not a corruption.
 const GUARD_BYTES: usize = 4096;
-/// Descriptors to pass are first moved here, above every target, so that no move overwrites another's source.
-const PARKED_FROM: RawFd = 512;
+/// Descriptors to pass are first moved here, above every target, so that no move overwrites another's source; and below any
+/// limit of open files that a VM could live with.
+const PARKED_FROM: RawFd = 32;
 
 /// A program to start. Its environment is empty.
 #[derive(Debug)]
@@ -139,9 +140,7 @@ impl Spawned {
 impl Drop for Spawned {
     fn drop(&mut self) {
         let Some(fd) = &self.fd else { return };
-        if rustix::process::pidfd_send_signal(fd, rustix::process::Signal::KILL).is_ok() {
-            let _ = super::pidfd::reap(self.pid);
-        }
+        super::pidfd::kill_and_reap(self.pid, fd.as_fd());
     }
 }
 
@@ -278,8 +277,9 @@ fn become_program(plan: &Plan<'_>) -> Step {
 
 /// 0, 1 and 2 become `/dev/null`, the passed descriptors take their numbers, and every other one closes when the program starts.
 fn pass_descriptors(plan: &Plan<'_>) -> bool {
+    // Not close-on-exec: a parent that lacks one of 0, 1 and 2 gets it here, where it is to stay. Above them it is closed below.
     // SAFETY: the path is a literal with its terminator.
-    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC) };
+    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
     // SAFETY: plain system calls on numbers.
     if null < 0 || (0..=2).any(|target| unsafe { libc::dup2(null, target) } < 0) {
         return false;

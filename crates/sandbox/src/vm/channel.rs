@@ -48,14 +48,17 @@ impl Channel {
     /// The next message and its operation; writes what is queued meanwhile. May be dropped and called again.
     pub(super) async fn next(&mut self) -> Result<(u32, GuestMessage), ChannelError> {
         loop {
+            // One read may hold thousands of frames: a guest that sends them without end must not keep the thread.
+            tokio::task::coop::consume_budget().await;
             if let Some(frame) = self.incoming.next_frame()? {
                 return Ok((frame.op, GuestMessage::parse(frame)?));
             }
             let interest =
                 if self.outgoing.is_empty() { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
             let ready = self.stream.ready(interest).await?;
-            if ready.is_writable() {
-                self.write_some()?;
+            if ready.is_writable() && self.write_some().is_err() {
+                // Nobody reads any more. Reading tells why, after what QEMU said last.
+                self.outgoing.clear();
             }
             if ready.is_readable() {
                 self.read_some()?;
@@ -83,5 +86,38 @@ impl Channel {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use exec_sandbox_wire::{CONNECTION_OP, HostMessage};
+
+    use super::*;
+    use crate::vm::pretend::{channel, chatter};
+
+    #[tokio::test]
+    async fn what_was_said_before_the_end_is_heard_although_nothing_can_be_sent_any_more() {
+        let (mut channel, mut qemus) = channel().await;
+        qemus.write_all(&chatter(1)).expect("there is room");
+        drop(qemus);
+        channel.send(&HostMessage::Ack.into_frame(CONNECTION_OP)).expect("it is short");
+        let (_, message) = channel.next().await.expect("it was said");
+        assert_eq!(message, GuestMessage::Pong("pong".into()));
+        assert!(matches!(channel.next().await, Err(ChannelError::Closed | ChannelError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn a_read_of_many_frames_leaves_other_tasks_their_turn() {
+        let (mut channel, mut qemus) = channel().await;
+        qemus.write_all(&chatter(1000)).expect("there is room");
+        channel.next().await.expect("it was said");
+        let other = tokio::spawn(async {});
+        for _ in 1..1000 {
+            channel.next().await.expect("it was said");
+        }
+        assert!(other.is_finished(), "the one thread was this task's all the time");
     }
 }

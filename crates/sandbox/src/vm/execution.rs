@@ -12,11 +12,12 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use exec_sandbox_wire::{
-    Credit, Done, End, ExecStart, Frame, GuestMessage, HostMessage, Refused, Window,
-    limits::{CHUNK_BYTES, MAX_STDERR_BYTES, MAX_STDOUT_BYTES, STREAM_WINDOW_BYTES},
+    Credit, Done, End, ExecStart, Frame, GuestMessage, HostMessage, Window,
+    limits::{CHUNK_BYTES, MAX_DETAIL_BYTES, MAX_STDERR_BYTES, MAX_STDOUT_BYTES, STREAM_WINDOW_BYTES},
 };
 use prost::Message as _;
 
+use super::printable;
 use crate::{
     outcome::{Exit, Output},
     request::ValidRequest,
@@ -45,8 +46,8 @@ pub(super) enum Violation {
 pub(super) enum Finished {
     /// The program ran.
     Ran(Ran),
-    /// The program did not run.
-    Refused(Refused),
+    /// The program did not run, and why, for people.
+    Refused(String),
 }
 
 /// A program that ran: all that the guest said of it.
@@ -114,16 +115,21 @@ impl Execution {
             return Err(Violation::AfterEnd);
         }
         match message {
+            // Nothing was written: an honest agent does not say so, and another could say it for ever.
+            GuestMessage::Stdout(bytes) | GuestMessage::Stderr(bytes) if bytes.is_empty() => {}
+            // Copied, because a piece of one byte would otherwise keep the whole read that it came in.
             GuestMessage::Stdout(bytes) => {
                 self.stdout.accept(&bytes)?;
-                self.arrived.push_back(Output::Stdout(bytes));
+                self.arrived.push_back(Output::Stdout(Bytes::copy_from_slice(&bytes)));
             }
             GuestMessage::Stderr(bytes) => {
                 self.stderr.accept(&bytes)?;
-                self.arrived.push_back(Output::Stderr(bytes));
+                self.arrived.push_back(Output::Stderr(Bytes::copy_from_slice(&bytes)));
             }
             GuestMessage::Done(done) => self.finish(&done)?,
-            GuestMessage::Refused(refused) => self.finished = Some(Finished::Refused(refused)),
+            GuestMessage::Refused(refused) => {
+                self.finished = Some(Finished::Refused(printable(&refused.detail, MAX_DETAIL_BYTES)));
+            }
             GuestMessage::Hello(_) | GuestMessage::Pong(_) | GuestMessage::Unknown(_) => {}
         }
         Ok(())
@@ -327,6 +333,33 @@ mod tests {
         let ran = ran(execution);
         assert_eq!(ran.exit.code(), -1);
         assert_eq!(&ran.stderr[..], b"half a line\ntimeout: the program was ended after 30 s\n");
+    }
+
+    #[test]
+    fn a_refusal_is_shown_without_what_steers_a_terminal_and_no_longer_than_it_may_be() {
+        let (mut execution, _) = started("true");
+        let detail = format!("no\x1b[2J {}", "x".repeat(2 * MAX_DETAIL_BYTES));
+        let refused = exec_sandbox_wire::Refused { detail, ..Default::default() };
+        execution.on_message(GuestMessage::Refused(refused)).expect("it may refuse");
+        let Some((Finished::Refused(shown), _ack)) = execution.into_finished() else { panic!("it has refused") };
+        assert!(shown.starts_with("no\u{fffd}[2J xx"), "{shown}");
+        assert_eq!(shown.chars().count(), MAX_DETAIL_BYTES);
+    }
+
+    #[test]
+    fn output_that_is_empty_is_not_gathered() {
+        let (mut execution, _) = started("true");
+        execution.on_message(GuestMessage::Stdout(Bytes::new())).expect("it is harmless");
+        execution.on_message(GuestMessage::Stderr(Bytes::new())).expect("it is harmless");
+        assert!(!execution.has_output());
+    }
+
+    #[test]
+    fn output_that_waits_does_not_keep_the_read_that_it_came_in() {
+        let (mut execution, _) = started("true");
+        let read = Bytes::from(vec![b'x'; 1024]);
+        execution.on_message(GuestMessage::Stdout(read.slice(..1))).expect("it is honest");
+        assert!(read.is_unique(), "nothing else refers to it");
     }
 
     #[test]

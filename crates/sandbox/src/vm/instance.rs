@@ -10,10 +10,13 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::{UnixStream, unix::pipe},
     sync::mpsc,
-    task::JoinHandle,
+    time::timeout,
 };
+use tokio_util::task::AbortOnDropHandle;
 
-use super::monitor::Monitor;
+use tracing::debug;
+
+use super::{monitor::Monitor, printable};
 use crate::{
     Output,
     process::{Child, ChildUsage, Ended},
@@ -23,8 +26,18 @@ use crate::{
 /// How long a process may take to die of SIGKILL: it must give back its memory, and no more.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a QEMU that has closed a channel may take to end: the kernel closes it on the way.
+const END_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long what QEMU said last may take to be read once it is dead. It is there at once, and then comes the end of the stream,
+/// unless another process has the stream too or a caller does not take the boot log.
+const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What is kept of QEMU's standard error: its last lines say why it ended.
 const STDERR_TAIL_BYTES: usize = 4096;
+
+/// Room for one read of the guest's console.
+const CONSOLE_BYTES: usize = 4096;
 
 /// Why QEMU ended, as far as it can be known.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -46,29 +59,30 @@ pub(super) enum TeardownError {
     RunDir(#[from] RunDirError),
 }
 
-/// QEMU's process and its files.
+/// QEMU's process and its files. Dropped, the process is killed and the files are removed, which blocks for a moment.
 #[derive(Debug)]
 pub(super) struct Instance {
     child: Child,
     run_dir: Option<RunDir>,
-    stderr: JoinHandle<String>,
-    monitor: Monitor,
-    console: Option<JoinHandle<()>>,
+    stderr: Option<AbortOnDropHandle<String>>,
+    monitor: Option<Monitor>,
+    console: Option<AbortOnDropHandle<()>>,
 }
 
 impl Instance {
     pub(super) fn new(child: Child, run_dir: RunDir, stderr: pipe::Receiver, monitor: Monitor) -> Self {
-        Self { child, run_dir: Some(run_dir), stderr: tokio::spawn(tail(stderr)), monitor, console: None }
+        let stderr = AbortOnDropHandle::new(tokio::spawn(tail(stderr)));
+        Self { child, run_dir: Some(run_dir), stderr: Some(stderr), monitor: Some(monitor), console: None }
     }
 
-    /// Streams the guest's console to `output`. A caller who stops listening does not stop the guest.
+    /// Streams the guest's console to `output`. A slow caller slows the guest; one who stops listening does not stop it.
     pub(super) fn stream_console(&mut self, mut console: UnixStream, output: mpsc::Sender<Output>) {
-        self.console = Some(tokio::spawn(async move {
-            let mut chunk = vec![0; STDERR_TAIL_BYTES];
+        self.console = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut chunk = vec![0; CONSOLE_BYTES];
             while let Ok(read @ 1..) = console.read(&mut chunk).await {
                 let _ = output.send(Output::BootLog(Bytes::copy_from_slice(&chunk[..read]))).await;
             }
-        }));
+        })));
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -84,14 +98,21 @@ impl Instance {
         self.child.ended().await
     }
 
-    /// Confirms that QEMU is dead and clears what it leaves. After an error it may be called again.
-    pub(super) async fn tear_down(&mut self) -> Result<ChildUsage, TeardownError> {
+    /// The end of a QEMU that has closed a channel, if it comes soon. QEMU is not believed: it may have closed just that.
+    pub(super) async fn ended_soon(&mut self) -> Option<io::Result<Ended>> {
+        timeout(END_PATIENCE, self.ended()).await.ok()
+    }
+
+    /// Confirms that QEMU is dead and clears what it leaves. After an error it may be called again. `None`: it is dead, and
+    /// what it used is not known.
+    pub(super) async fn tear_down(&mut self) -> Result<Option<ChildUsage>, TeardownError> {
         let Some(ended) = self.child.kill_and_reap(KILL_PATIENCE).await? else {
             return Err(TeardownError::Undead { pid: self.child.pid() });
         };
-        if let Some(console) = self.console.take() {
-            console.abort();
-        }
+        debug!(pid = self.child.pid(), code = ended.code, signal = ended.signal, "QEMU is dead");
+        // The last lines of a boot that failed are those that matter.
+        let _ = last_words(self.console.take()).await;
+        (self.stderr, self.monitor) = (None, None);
         if let Some(run_dir) = self.run_dir.take() {
             run_dir.remove()?;
         }
@@ -100,9 +121,23 @@ impl Instance {
 
     /// What is known of a QEMU that has ended by itself.
     pub(super) async fn obituary(&mut self, ended: Ended) -> Obituary {
-        // Both readers end with the process that they read from.
-        let stderr = (&mut self.stderr).await.unwrap_or_default();
-        Obituary { how: describe(ended), monitor: self.monitor.last_word().await, stderr }
+        let (stderr, monitor) = tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take()));
+        Obituary { how: describe(ended), monitor: monitor.flatten(), stderr: stderr.unwrap_or_default() }
+    }
+}
+
+/// What a reader has read of a QEMU that is dead. One that does not come to its end is ended.
+async fn last_words<T>(reader: Option<AbortOnDropHandle<T>>) -> Option<T> {
+    timeout(LAST_WORDS_PATIENCE, reader?).await.ok()?.ok()
+}
+
+impl TeardownError {
+    /// Whether QEMU may still be alive, as opposed to having left something behind.
+    pub(super) fn leaves_a_process(&self) -> bool {
+        match self {
+            Self::Undead { .. } | Self::Wait(_) => true,
+            Self::RunDir(_) => false,
+        }
     }
 }
 
@@ -112,7 +147,7 @@ impl Obituary {
     }
 
     fn stderr_text(&self) -> String {
-        let said = self.stderr.trim();
+        let said = printable(self.stderr.trim(), STDERR_TAIL_BYTES);
         if said.is_empty() { String::new() } else { format!(", saying: {said}") }
     }
 }
@@ -140,7 +175,60 @@ async fn tail(mut from: impl AsyncRead + Unpin) -> String {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
     use super::*;
+    use crate::vm::pretend::instance;
+
+    #[tokio::test]
+    async fn an_obituary_waits_for_nobody_who_keeps_the_streams_open() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        // The child of the shell keeps its standard error, and this test the monitor's other end.
+        let (mut instance, _qemus) = instance(&root, "sleep 20 & exit 3").await;
+        let ended = instance.ended().await.expect("it can be waited for");
+        let obituary = timeout(10 * LAST_WORDS_PATIENCE, instance.obituary(ended)).await.expect("it is bounded");
+        assert_eq!(obituary.to_string(), "QEMU ended with code 3");
+        assert_eq!(instance.obituary(ended).await.to_string(), "QEMU ended with code 3", "it may be asked for again");
+        instance.tear_down().await.expect("it is dead");
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_does_not_take_the_boot_log_does_not_hold_up_the_teardown() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (mut instance, _qemus) = instance(&root, "exec sleep 1000").await;
+        let (console, mut guests) = UnixStream::pair().expect("a socket pair");
+        let (output, mut boot_log) = mpsc::channel(1);
+        instance.stream_console(console, output);
+        for _ in 0..3 {
+            guests.write_all(&[b'x'; CONSOLE_BYTES]).await.expect("there is room");
+        }
+        timeout(10 * LAST_WORDS_PATIENCE, instance.tear_down()).await.expect("it is bounded").expect("it dies");
+        assert!(!root.path().join("vm-1").exists());
+        boot_log.recv().await.expect("what was sent is there");
+        assert_eq!(boot_log.recv().await, None, "nobody sends any more");
+    }
+
+    #[tokio::test]
+    async fn the_last_lines_of_the_boot_log_arrive_although_the_vm_is_torn_down() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (mut instance, _qemus) = instance(&root, "exec sleep 1000").await;
+        let (console, mut guests) = UnixStream::pair().expect("a socket pair");
+        let (output, mut boot_log) = mpsc::channel(1);
+        instance.stream_console(console, output);
+        guests.write_all(&[b'x'; 4 * CONSOLE_BYTES]).await.expect("there is room");
+        drop(guests);
+        let listen = async {
+            let mut bytes = 0;
+            while let Some(Output::BootLog(piece)) = boot_log.recv().await {
+                bytes += piece.len();
+                tokio::task::yield_now().await;
+            }
+            bytes
+        };
+        let (torn_down, bytes) = tokio::join!(instance.tear_down(), listen);
+        torn_down.expect("it dies");
+        assert_eq!(bytes, 4 * CONSOLE_BYTES);
+    }
 
     #[tokio::test]
     async fn the_tail_is_the_last_of_what_was_said() {
@@ -152,7 +240,7 @@ mod tests {
 
     #[test]
     fn an_obituary_says_how_it_ended_and_what_was_said() {
-        let ended = Ended { code: Some(1), signal: None, usage: ChildUsage::default() };
+        let ended = Ended { code: Some(1), signal: None, usage: None };
         let obituary = Obituary { how: describe(ended), monitor: None, stderr: "cannot set up guest memory\n".into() };
         assert_eq!(obituary.to_string(), "QEMU ended with code 1, saying: cannot set up guest memory");
     }

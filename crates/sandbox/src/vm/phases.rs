@@ -9,6 +9,7 @@ use std::{
         fd::OwnedFd,
         unix::net::{UnixListener, UnixStream as StdUnixStream},
     },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -25,12 +26,12 @@ use super::{
     VmSpec,
     channel::{Channel, ChannelError},
     instance::{Instance, Obituary},
-    monitor::Monitor,
+    monitor::{self, Monitor},
 };
 use crate::{
     Error, ErrorKind, Output,
     host::Host,
-    process::{Child, Command, SpawnError},
+    process::{Child, Command, Ended, SpawnError},
     run_dir::{RunDir, RunDirError},
 };
 
@@ -46,6 +47,8 @@ const CONSOLE_FD: i32 = 5;
 /// Why a boot came to nothing. None of the caller's code has run.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum BootError {
+    #[error("preparing the VM")]
+    Prepare(#[source] io::Error),
     #[error("making the VM's directory")]
     RunDir(#[from] RunDirError),
     #[error("making the VM's sockets")]
@@ -110,8 +113,32 @@ pub(super) struct Ready {
 }
 
 impl Prepared {
-    /// Makes the run directory, the sockets and the arguments.
-    pub(super) fn new(host: &Host, spec: VmSpec) -> Result<Self, BootError> {
+    /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
+    /// directory's lock may have to be waited for.
+    pub(super) async fn new(host: Arc<Host>, spec: VmSpec) -> Result<Self, BootError> {
+        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, spec)).await;
+        prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
+    }
+
+    /// Starts QEMU.
+    pub(super) async fn spawn(self) -> Result<Spawned, Failed> {
+        let nothing_yet = |error| Failed { error, instance: None };
+        let Readers { stderr, monitor, console } = Readers::register(self.stderr, self.monitor, self.console)
+            .map_err(BootError::Sockets)
+            .map_err(nothing_yet)?;
+        let child = Child::spawn(self.command).await.map_err(BootError::Spawn).map_err(nothing_yet)?;
+        let mut instance = Instance::new(child, self.run_dir, stderr, monitor);
+        if let Some((console, output)) = console {
+            instance.stream_console(console, output);
+        }
+        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
+        match recorded {
+            Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
+            Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
+        }
+    }
+
+    fn make(host: &Host, spec: VmSpec) -> Result<Self, BootError> {
         let run_dir = RunDir::create(&host.run_dir, &spec.id)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
         let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
@@ -146,33 +173,18 @@ impl Prepared {
         });
         Ok(Self { command, run_dir, monitor, stderr, console })
     }
-
-    /// Starts QEMU.
-    pub(super) async fn spawn(self) -> Result<Spawned, Failed> {
-        let nothing_yet = |error| Failed { error, instance: None };
-        let Readers { stderr, monitor, console } = Readers::register(self.stderr, self.monitor, self.console)
-            .map_err(BootError::Sockets)
-            .map_err(nothing_yet)?;
-        let child = Child::spawn(self.command).await.map_err(BootError::Spawn).map_err(nothing_yet)?;
-        let mut instance = Instance::new(child, self.run_dir, stderr, monitor);
-        if let Some((console, output)) = console {
-            instance.stream_console(console, output);
-        }
-        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
-        match recorded {
-            Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
-            Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
-        }
-    }
 }
 
 impl Spawned {
     /// Connects to the agent's socket, which listens since before QEMU was started.
-    pub(super) async fn connect(self) -> Result<Connected, Failed> {
+    pub(super) async fn connect(mut self) -> Result<Connected, Failed> {
         let socket = self.instance.run_dir().map(RunDir::agent_socket).unwrap_or_default();
         match Channel::connect(&socket).await {
             Ok(channel) => Ok(Connected { instance: self.instance, channel, spawned_at: self.at }),
-            Err(error) => Err(Failed { error: BootError::Connect(error), instance: Some(self.instance) }),
+            Err(error) => {
+                let error = lost(&mut self.instance, BootError::Connect(error)).await;
+                Err(Failed { error, instance: Some(self.instance) })
+            }
         }
     }
 }
@@ -196,22 +208,18 @@ impl Connected {
         loop {
             let message = tokio::select! {
                 biased;
-                message = self.channel.next() => message,
-                ended = self.instance.ended() => return Err(self.died(ended).await),
+                // First, because a guest that never stops talking would keep its VM otherwise.
                 () = wanted.closed() => return Err(BootError::Abandoned),
                 () = sleep_until(deadline) => return Err(BootError::TimedOut),
+                message = self.channel.next() => message,
+                ended = self.instance.ended() => return Err(died(&mut self.instance, ended).await),
             };
             match message {
                 Ok((CONNECTION_OP, GuestMessage::Hello(hello))) => return self.answer(&hello),
                 // Nothing else concerns a host that has not been greeted.
                 Ok(_) => {}
-                // QEMU closes the channel when it ends, and its end says more.
-                Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                    let ended = tokio::time::timeout_at(deadline, self.instance.ended()).await;
-                    return Err(match ended {
-                        Ok(ended) => self.died(ended).await,
-                        Err(_elapsed) => BootError::TimedOut,
-                    });
+                Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => {
+                    return Err(lost(&mut self.instance, error.into()).await);
                 }
                 Err(error) => return Err(error.into()),
             }
@@ -229,13 +237,6 @@ impl Connected {
             ..Hello::default()
         };
         Ok(self.channel.send(&HostMessage::Hello(hello).into_frame(CONNECTION_OP))?)
-    }
-
-    async fn died(&mut self, ended: io::Result<crate::process::Ended>) -> BootError {
-        match ended {
-            Ok(ended) => self.instance.obituary(ended).await.into(),
-            Err(error) => BootError::Wait(error),
-        }
     }
 }
 
@@ -258,7 +259,7 @@ impl Readers {
         };
         Ok(Self {
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            monitor: Monitor::watch(asynchronous(monitor)?),
+            monitor: monitor::watch(asynchronous(monitor)?),
             console,
         })
     }
@@ -277,7 +278,7 @@ impl BootError {
             Self::Spawn(error) if error.errno() == Some(rustix::io::Errno::NOENT) => {
                 (ErrorKind::Dependency, Some("install QEMU; sbx doctor says how"))
             }
-            Self::RunDir(_) | Self::Sockets(_) => (ErrorKind::Host, None),
+            Self::Prepare(_) | Self::RunDir(_) | Self::Sockets(_) => (ErrorKind::Host, None),
             _ => (ErrorKind::Vm, None),
         };
         let error = Error::new(kind, "booting a VM").because(self).on_vm(vm_id);
@@ -291,4 +292,19 @@ impl BootError {
 fn asynchronous(stream: StdUnixStream) -> io::Result<UnixStream> {
     stream.set_nonblocking(true)?;
     UnixStream::from_std(stream)
+}
+
+/// A channel that broke with `error`. QEMU closes its channels when it ends, and its end says more.
+async fn lost(instance: &mut Instance, error: BootError) -> BootError {
+    match instance.ended_soon().await {
+        Some(ended) => died(instance, ended).await,
+        None => error,
+    }
+}
+
+async fn died(instance: &mut Instance, ended: io::Result<Ended>) -> BootError {
+    match ended {
+        Ok(ended) => instance.obituary(ended).await.into(),
+        Err(error) => BootError::Wait(error),
+    }
 }

@@ -21,6 +21,7 @@ use super::{
     Booted, Executed, Request, VmSpec,
     channel::{Channel, ChannelError},
     execution::{Execution, Finished, Violation},
+    gone,
     instance::{Instance, Obituary, TeardownError},
     phases::{BootError, Failed, Prepared, Ready},
 };
@@ -34,6 +35,14 @@ use crate::{
 
 /// How often a process that does not die is killed again.
 const RETRY_TEARDOWN: Duration = Duration::from_secs(1);
+
+/// Messages that a guest may send while nothing is asked of it. An honest one of this generation sends none, a newer one may;
+/// one that never stops would keep callers from being heard.
+const MAX_UNASKED: u32 = 1000;
+
+/// How long an idle VM keeps its CPU. Callers that have the next request ready send it at once, and need not stand in the line
+/// again; others in the line hardly notice.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// A VM with an agent that answers.
 struct Supervisor {
@@ -60,17 +69,23 @@ enum Lost {
     Abandoned,
 }
 
+/// What a caller who asked for the end is told of it.
+type DestroyReply = oneshot::Sender<Result<Option<ChildUsage>, Error>>;
+
 /// Boots a VM, serves its mailbox, and ends it. The permit is released only when it is dead.
 pub(super) async fn supervise(
     host: Arc<Host>,
     spec: VmSpec,
-    permit: Permit,
+    mut permit: Permit,
     mut mailbox: mpsc::Receiver<Request>,
     booted: oneshot::Sender<Result<Booted, Error>>,
 ) {
     let vm_id = spec.id.clone();
-    let (instance, answer) = match boot(&host, spec, booted).await {
-        Ok(supervisor) => supervisor.serve(&mut mailbox).await,
+    let (instance, answer) = match boot(host, spec, booted).await {
+        Ok(supervisor) => {
+            permit.booted();
+            supervisor.serve(&mut mailbox, &mut permit).await
+        }
         Err(None) => return,
         Err(Some(instance)) => (instance, None),
     };
@@ -80,13 +95,13 @@ pub(super) async fn supervise(
 
 /// The phases in order, and the caller told how they went. `Err` is what is left to tear down.
 async fn boot(
-    host: &Host,
+    host: Arc<Host>,
     spec: VmSpec,
     mut booted: oneshot::Sender<Result<Booted, Error>>,
 ) -> Result<Supervisor, Option<Instance>> {
     let vm_id = spec.id.clone();
     let begun = Instant::now();
-    let prepared = Prepared::new(host, spec);
+    let prepared = Prepared::new(host, spec).await;
     let spawning = Instant::now();
     let ready = async {
         let prepared = prepared.map_err(|error| Failed { error, instance: None })?;
@@ -96,13 +111,14 @@ async fn boot(
         Ok(Ready { instance, channel, spawned_at, ready_at }) => {
             let times =
                 Booted { prepare: spawning - begun, spawn: spawned_at - spawning, guest_wait: ready_at - spawned_at };
-            debug!(vm_id, ?times, "booted");
+            debug!(vm_id, pid = instance.pid(), ?times, "booted");
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.
             let _ = booted.send(Ok(times));
             Ok(Supervisor { vm_id, instance, channel, next_op: 1 })
         }
         Err(Failed { error, mut instance }) => {
-            debug!(vm_id, %error, "did not boot");
+            let pid = instance.as_ref().map(Instance::pid);
+            debug!(vm_id, pid, error = &error as &dyn std::error::Error, "did not boot");
             // The caller gets an error once nothing is left, so that a retry does not meet what failed.
             if let Some(dying) = &mut instance
                 && dying.tear_down().await.is_ok()
@@ -117,12 +133,14 @@ async fn boot(
     }
 }
 
-/// What a caller who asked for the end is told of it.
-type DestroyReply = oneshot::Sender<Result<ChildUsage, Error>>;
-
 impl Supervisor {
     /// Serves requests until the VM is to end. Returns what is to be torn down and who waits for it.
-    async fn serve(mut self, mailbox: &mut mpsc::Receiver<Request>) -> (Instance, Option<DestroyReply>) {
+    async fn serve(
+        mut self,
+        mailbox: &mut mpsc::Receiver<Request>,
+        permit: &mut Permit,
+    ) -> (Instance, Option<DestroyReply>) {
+        let (mut unasked, mut idle_since) = (0, Instant::now());
         loop {
             let request = tokio::select! {
                 biased;
@@ -132,28 +150,64 @@ impl Supervisor {
                     break;
                 }
                 message = self.channel.next() => match message {
-                    Ok((op, message)) => {
-                        debug!(vm_id = self.vm_id, op, ?message, "nobody waits for this");
+                    Ok(_) if unasked < MAX_UNASKED => {
+                        unasked += 1;
                         continue;
                     }
+                    Ok(_) => {
+                        warn!(vm_id = self.vm_id, "the agent talks without being asked");
+                        break;
+                    }
                     Err(error) => {
-                        warn!(vm_id = self.vm_id, %error, "the agent is lost");
+                        warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "the agent is lost");
                         break;
                     }
                 },
                 request = mailbox.recv() => request,
+                () = sleep_until(idle_since + LINGER), if permit.has_cpu() => {
+                    permit.give_back_cpu();
+                    continue;
+                }
             };
             match request {
                 None => break,
                 Some(Request::Destroy { reply }) => return (self.instance, Some(reply)),
-                Some(Request::Execute { request, output, reply }) => {
-                    if self.execute(&request, output, reply).await.is_err() {
-                        break;
+                Some(Request::Execute { request, output, mut reply }) => {
+                    match self.take_cpu(permit, &mut reply).await {
+                        Some(Ok(())) => {
+                            if self.execute(&request, output, reply).await.is_err() {
+                                break;
+                            }
+                        }
+                        Some(Err(refused)) => drop(reply.send(Err(refused.on_vm(&self.vm_id)))),
+                        None => {
+                            // Nothing has left: who still listens may ask another VM.
+                            let _ = reply.send(Err(gone(&self.vm_id)));
+                            break;
+                        }
                     }
+                    (unasked, idle_since) = (0, Instant::now());
                 }
             }
         }
         (self.instance, None)
+    }
+
+    /// What an idle VM has given back and needs to execute. `None`: there is nobody, or nothing, to execute for.
+    async fn take_cpu(
+        &mut self,
+        permit: &mut Permit,
+        reply: &mut oneshot::Sender<Result<Executed, Error>>,
+    ) -> Option<Result<(), Error>> {
+        tokio::select! {
+            biased;
+            () = reply.closed() => None,
+            ended = self.instance.ended() => {
+                self.report_end(ended).await;
+                None
+            }
+            taken = permit.take_cpu() => Some(taken),
+        }
     }
 
     async fn report_end(&mut self, ended: io::Result<Ended>) {
@@ -179,6 +233,7 @@ impl Supervisor {
                 Ok(())
             }
             Err(lost) => {
+                debug!(vm_id = self.vm_id, error = &lost as &dyn std::error::Error, "the execution is lost");
                 let error = Error::new(ErrorKind::OutcomeUnknown, "waiting for the program's end; it may have run")
                     .because(lost)
                     .on_vm(&self.vm_id);
@@ -203,6 +258,7 @@ impl Supervisor {
         for frame in &frames {
             self.channel.send(frame).map_err(Lost::Channel)?;
         }
+        debug!(vm_id = self.vm_id, op, language = %request.language, timeout = ?request.timeout, "executing");
         let (mut first_output, mut deaf) = (None, false);
         loop {
             // A caller who stops listening does not stop the program.
@@ -215,6 +271,14 @@ impl Supervisor {
             }
             tokio::select! {
                 biased;
+                // First, because a guest that never stops talking would outlast its time otherwise.
+                () = reply.closed() => return Err(Lost::Abandoned),
+                () = sleep_until(deadline) => return Err(Lost::Overdue),
+                permit = reserve(output.as_ref()), if output.is_some() && execution.has_output() => match permit {
+                    Some(permit) => self.deliver(&mut execution, Some(permit))?,
+                    None => deaf = true,
+                },
+                // Before the end of QEMU, because what came before it counts.
                 message = self.channel.next() => match message {
                     Ok((from, message)) if from == op => {
                         execution.on_message(message)?;
@@ -223,28 +287,19 @@ impl Supervisor {
                         }
                     }
                     Ok(_other) => {}
-                    Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                        let ended = tokio::time::timeout_at(deadline, self.instance.ended()).await;
-                        return Err(self.lost(ended.unwrap_or_else(|_elapsed| Err(io::ErrorKind::TimedOut.into()))).await);
-                    }
-                    Err(error) => return Err(Lost::Channel(error)),
+                    Err(error) => return Err(self.unheard(error).await),
                 },
                 ended = self.instance.ended() => return Err(self.lost(ended).await),
-                permit = reserve(output.as_ref()), if output.is_some() && execution.has_output() => match permit {
-                    Some(permit) => self.deliver(&mut execution, Some(permit))?,
-                    None => deaf = true,
-                },
-                () = reply.closed() => return Err(Lost::Abandoned),
-                () = sleep_until(deadline) => return Err(Lost::Overdue),
             }
         }
         let finished = Instant::now();
         let Some((outcome, ack)) = execution.into_finished() else { return Err(Lost::Overdue) };
         self.channel.send(&ack).map_err(Lost::Channel)?;
+        debug!(vm_id = self.vm_id, op, elapsed = ?finished - dispatched, "executed");
         Ok(match outcome {
             Finished::Ran(ran) => Ok(Executed { ran, dispatched, first_output, finished }),
-            Finished::Refused(refused) => Err(Error::new(ErrorKind::Guest, "starting the program in the guest")
-                .because(refused.detail)
+            Finished::Refused(detail) => Err(Error::new(ErrorKind::Guest, "starting the program in the guest")
+                .because(detail)
                 .on_vm(&self.vm_id)),
         })
     }
@@ -264,6 +319,17 @@ impl Supervisor {
         Ok(())
     }
 
+    /// A channel that cannot be used any more. QEMU closes it when it ends, and its end says more.
+    async fn unheard(&mut self, error: ChannelError) -> Lost {
+        if !matches!(error, ChannelError::Closed | ChannelError::Io(_)) {
+            return Lost::Channel(error);
+        }
+        match self.instance.ended_soon().await {
+            Some(ended) => self.lost(ended).await,
+            None => Lost::Channel(error),
+        }
+    }
+
     async fn lost(&mut self, ended: io::Result<Ended>) -> Lost {
         match ended {
             Ok(ended) => self.instance.obituary(ended).await.into(),
@@ -280,29 +346,170 @@ async fn reserve(output: Option<&mpsc::Sender<Output>>) -> Option<mpsc::Permit<'
 async fn bury(mut instance: Instance, vm_id: &str, asked: Option<DestroyReply>, mailbox: &mut mpsc::Receiver<Request>) {
     let mut waiting: Vec<DestroyReply> = asked.into_iter().collect();
     loop {
-        let result = instance.tear_down().await;
+        let result = instance.tear_down().await.map_err(Arc::new);
         if let Err(error) = &result {
-            warn!(vm_id, %error, "the teardown is not complete");
+            warn!(vm_id, error = error as &dyn std::error::Error, "the teardown is not complete");
         }
-        // Anything but a request to end is refused by the drop of its reply: it never reached the guest.
-        while let Ok(request) = mailbox.try_recv() {
-            if let Request::Destroy { reply } = request {
-                waiting.push(reply);
+        let is_dead = !result.as_ref().is_err_and(|error| error.leaves_a_process());
+        if is_dead {
+            mailbox.close();
+        }
+        // A mailbox that is closed is emptied to the last letter on its way.
+        while let Some(request) = if is_dead { mailbox.recv().await } else { mailbox.try_recv().ok() } {
+            match request {
+                Request::Destroy { reply } => waiting.push(reply),
+                Request::Execute { reply, .. } => drop(reply.send(Err(gone(vm_id)))),
             }
         }
         for reply in waiting.drain(..) {
-            let _ = reply.send(result.as_ref().map(|usage| *usage).map_err(|error| incomplete(error, vm_id)));
+            let _ = reply.send(result.clone().map_err(|error| incomplete(error, vm_id)));
         }
-        if !matches!(result, Err(TeardownError::Undead { .. } | TeardownError::Wait(_))) {
+        if is_dead {
             return;
         }
         tokio::time::sleep(RETRY_TEARDOWN).await;
     }
 }
 
-fn incomplete(error: &TeardownError, vm_id: &str) -> Error {
+fn incomplete(error: Arc<TeardownError>, vm_id: &str) -> Error {
     Error::new(ErrorKind::Teardown, "ending a VM")
-        .because(error.to_string())
+        .because(error)
         .on_vm(vm_id)
-        .remedied_by("sbx doctor shows what is left; it is tried again until it succeeds")
+        .remedied_by("sbx doctor shows what is left; the next start of any sandbox ends and removes what it can")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Write as _, thread};
+
+    use super::*;
+    use crate::{
+        Language, RunRequest, SchedulerConfig,
+        admission::{Admission, Priority, tests::one_core},
+        vm::pretend,
+    };
+
+    /// A supervisor of a guest that never stops talking.
+    async fn flooded(root: &tempfile::TempDir) -> Supervisor {
+        let (instance, _monitor) = pretend::instance(root, "exec sleep 1000").await;
+        let (mut channel, mut qemus) = pretend::channel().await;
+        thread::spawn(move || {
+            let flood = pretend::chatter(5000);
+            while qemus.write_all(&flood).is_ok() {}
+        });
+        // From here on there is always something to hear.
+        channel.next().await.expect("it talks");
+        Supervisor { vm_id: "vm-1".into(), instance, channel, next_op: 1 }
+    }
+
+    /// A supervisor of a guest that says nothing, which lives as long as QEMU's end of the channel.
+    async fn silent(root: &tempfile::TempDir) -> (Supervisor, impl Sized + use<>) {
+        let (instance, _monitor) = pretend::instance(root, "exec sleep 1000").await;
+        let (channel, qemus) = pretend::channel().await;
+        (Supervisor { vm_id: "vm-1".into(), instance, channel, next_op: 1 }, qemus)
+    }
+
+    async fn admitted(admission: &Admission) -> Permit {
+        admission.admit(128, Priority::Normal).await.expect("there is room, or will be")
+    }
+
+    fn request() -> ValidRequest {
+        RunRequest::new(Language::Raw, "true").validate(&SchedulerConfig::default()).expect("it is valid")
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_never_stops_talking_does_not_outlast_its_caller() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let mut supervisor = flooded(&root).await;
+        let (reply, answer) = oneshot::channel();
+        drop(answer);
+        assert_eq!(supervisor.execute(&request(), None, reply).await, Err(()));
+        supervisor.instance.tear_down().await.expect("it dies");
+    }
+
+    #[tokio::test]
+    async fn a_guest_that_never_stops_talking_does_not_keep_its_vm() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let supervisor = flooded(&root).await;
+        let (_caller, mut mailbox) = mpsc::channel(1);
+        let (mut instance, asked) = supervisor.serve(&mut mailbox, &mut admitted(&one_core()).await).await;
+        assert!(asked.is_none(), "nobody has asked");
+        instance.tear_down().await.expect("it dies");
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_is_idle_leaves_its_cpu_to_others_and_keeps_its_life_when_it_gets_none_back() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (supervisor, _qemus) = silent(&root).await;
+        let admission = one_core();
+        let mut permit = admitted(&admission).await;
+        let (caller, mut mailbox) = mpsc::channel(1);
+        let serving = tokio::spawn(async move { supervisor.serve(&mut mailbox, &mut permit).await });
+        let _other = admitted(&admission).await;
+        let (reply, executed) = oneshot::channel();
+        let execute = Request::Execute { request: Box::new(request()), output: None, reply };
+        caller.send(execute).await.expect("it listens");
+        admission.close();
+        let refused = executed.await.expect("it is answered").expect_err("no CPU will come any more");
+        assert_eq!(refused.kind(), ErrorKind::Closed);
+        let (reply, _destroyed) = oneshot::channel();
+        caller.send(Request::Destroy { reply }).await.expect("it still listens");
+        let (mut instance, asked) = serving.await.expect("no panic");
+        assert!(asked.is_some(), "the VM ends because somebody asks for it");
+        instance.tear_down().await.expect("it dies");
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_goes_while_the_vm_waits_for_cpu_ends_it() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (supervisor, _qemus) = silent(&root).await;
+        let admission = one_core();
+        let mut permit = admitted(&admission).await;
+        permit.give_back_cpu();
+        let _other = admitted(&admission).await;
+        let (caller, mut mailbox) = mpsc::channel(1);
+        let (reply, executed) = oneshot::channel();
+        let execute = Request::Execute { request: Box::new(request()), output: None, reply };
+        caller.send(execute).await.expect("there is room");
+        drop(executed);
+        let (mut instance, asked) = supervisor.serve(&mut mailbox, &mut permit).await;
+        assert!(asked.is_none(), "nobody has asked");
+        instance.tear_down().await.expect("it dies");
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_ends_while_it_waits_for_cpu_has_not_run_the_program() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (instance, _monitor) = pretend::instance(&root, "exec sleep 0.2").await;
+        let (channel, _qemus) = pretend::channel().await;
+        let supervisor = Supervisor { vm_id: "vm-1".into(), instance, channel, next_op: 1 };
+        let admission = one_core();
+        let mut permit = admitted(&admission).await;
+        permit.give_back_cpu();
+        let _other = admitted(&admission).await;
+        let (caller, mut mailbox) = mpsc::channel(1);
+        let (reply, executed) = oneshot::channel();
+        let execute = Request::Execute { request: Box::new(request()), output: None, reply };
+        caller.send(execute).await.expect("there is room");
+        let (mut instance, _nobody) = supervisor.serve(&mut mailbox, &mut permit).await;
+        let lost = executed.await.expect("it is answered").expect_err("it never left");
+        assert!(lost.kind().is_transient(), "{lost}");
+        instance.tear_down().await.expect("it is dead");
+    }
+
+    #[tokio::test]
+    async fn who_asks_while_the_vm_is_buried_is_answered_by_the_kind_of_the_request() {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let (instance, _monitor) = pretend::instance(&root, "exec sleep 1000").await;
+        let (caller, mut mailbox) = mpsc::channel(2);
+        let (reply, executed) = oneshot::channel();
+        let execute = Request::Execute { request: Box::new(request()), output: None, reply };
+        caller.try_send(execute).expect("there is room");
+        let (reply, destroyed) = oneshot::channel();
+        caller.try_send(Request::Destroy { reply }).expect("there is room");
+        bury(instance, "vm-1", None, &mut mailbox).await;
+        let lost = executed.await.expect("it is answered").expect_err("it never left");
+        assert!(lost.kind().is_transient(), "{lost}");
+        assert!(destroyed.await.expect("it is answered").expect("it is dead").is_some());
+    }
 }
