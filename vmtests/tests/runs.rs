@@ -266,6 +266,6 @@ async fn measured_times_add_up_and_what_was_not_measured_is_absent() {
     let timing = run(&world, &scheduler, Language::Raw, "echo hi").await.timing;
     let phases = timing.admission + timing.prepare + timing.boot() + timing.execute + timing.teardown;
     assert!(phases <= timing.total, "{timing:?}");
-    assert!(timing.total - phases < Duration::from_millis(200), "the phases leave little out: {timing:?}");
+    assert!(timing.total - phases < timing.total / 4, "the phases leave little out: {timing:?}");
     assert!(timing.first_output.expect("it wrote") < timing.total);
 }
