@@ -23,7 +23,8 @@ use crate::{
 const TRANSLATION_BUFFER_MIB: u32 = 256;
 
 /// Threads that may read the disk for one VM, where QEMU's default is 64. With 24 guest processes reading past the page cache, QEMU
-/// had 20 threads without this limit and 8 with it, at the same speed.
+/// had up to 20 threads without this limit and 8 with it, for reads that took a tenth longer; a host of many VMs has the threads to
+/// spare less than that.
 const DISK_THREADS: u32 = 4;
 
 /// The arguments that make QEMU be this machine, without the program's name.

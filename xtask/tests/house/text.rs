@@ -53,7 +53,7 @@ fn violations(files: &[File]) -> Vec<String> {
     wrong
 }
 
-/// Whether `pattern` stands in `line` where a path or a host begins: `a/work/b` is a path of somebody else's.
+/// Whether `pattern` stands in `line` where a path or a host begins: a directory of that name inside another is somebody else's.
 fn stands_alone(line: &str, pattern: &str) -> bool {
     line.match_indices(pattern)
         .any(|(at, _)| !line[..at].ends_with(|c: char| c.is_alphanumeric() || "_-.}".contains(c)))
