@@ -6,7 +6,7 @@ STEP := scripts/step
 SBX := target/release/sbx
 export NEXTEST_PROFILE := $(if $(CI),ci,default)
 
-.PHONY: run test setup assets nextest
+.PHONY: run test setup assets tools
 
 run: setup assets
 	@$(STEP) 'sbx' cargo build --release --package exec-sandbox-cli
@@ -15,12 +15,12 @@ run: setup assets
 	@$(STEP) 'a VM runs JavaScript' $(SBX) run --language javascript --code 'const hello: string = "Hello from Bun"; console.log(hello, Bun.version)'
 	@$(STEP) 'a VM runs a shell' $(SBX) run --language raw --code 'echo "Hello from $$(uname -a)"'
 
-# cargo deny is for whoever has it: installing it takes minutes. Advisories are left out, for they need a database from the network.
-test: setup nextest
+# Advisories are left out, for they need a database from the network.
+test: setup tools
 	@$(STEP) 'format' cargo fmt --all --check
 	@$(STEP) 'house' cargo nextest run --package xtask
 	@$(STEP) 'clippy' cargo clippy --workspace --all-targets -- --deny warnings
-	@if command -v cargo-deny >/dev/null; then $(STEP) 'deny' cargo deny check licenses bans sources; fi
+	@$(STEP) 'deny' cargo deny --log-level error check licenses bans sources
 	@$(STEP) 'unit tests' cargo nextest run --workspace --exclude vmtests --exclude xtask
 	@$(STEP) 'assets' cargo xtask assets
 	@$(STEP) 'sbx' cargo build --package exec-sandbox-cli
@@ -33,5 +33,6 @@ assets: setup
 	@$(STEP) 'xtask' cargo build --package xtask
 	@$(STEP) 'assets' cargo xtask assets
 
-nextest:
+tools:
 	@cargo nextest --version >/dev/null 2>&1 || $(STEP) 'cargo-nextest' cargo install cargo-nextest --locked
+	@cargo deny --version >/dev/null 2>&1 || $(STEP) 'cargo-deny' cargo install cargo-deny --locked
