@@ -144,7 +144,7 @@ impl Agent {
             generation: GENERATION,
             boot_id: self.boot_id.to_vec(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
-            unix_time_ns: 0,
+            ..Hello::default()
         };
         let frame = GuestMessage::Hello(hello).into_frame(CONNECTION_OP);
         let _ = self.outgoing.send(Outgoing::Open(connection, frame)).await;

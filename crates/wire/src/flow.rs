@@ -28,6 +28,15 @@ impl Default for Window {
 }
 
 impl Window {
+    /// A window of which so much is open, after a connection was lost.
+    ///
+    /// # Errors
+    /// [`FlowError`] if it is more than [`STREAM_WINDOW_BYTES`].
+    pub fn resumed(available: u32) -> Result<Self, FlowError> {
+        let mut window = Self { available: 0 };
+        window.grant(available).map(|()| window)
+    }
+
     /// Bytes that may be sent now.
     #[must_use]
     pub fn available(self) -> usize {
@@ -61,6 +70,13 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_window_is_resumed_as_far_as_it_may_be_open() {
+        assert_eq!(Window::resumed(7).map(Window::available), Ok(7));
+        assert_eq!(Window::resumed(STREAM_WINDOW_BYTES), Ok(Window::default()));
+        assert!(Window::resumed(STREAM_WINDOW_BYTES + 1).is_err());
+    }
 
     proptest! {
         #[test]

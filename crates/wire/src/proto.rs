@@ -16,6 +16,30 @@ pub struct Hello {
     /// Host: the wall clock in nanoseconds since 1970, which the guest takes over; 0 says nothing.
     #[prost(uint64, tag = "4")]
     pub unix_time_ns: u64,
+    /// Host: the operations it still waits for and how far each has come. Empty from a host that has just met this guest.
+    #[prost(message, repeated, tag = "5")]
+    pub resume: Vec<ResumePoint>,
+}
+
+/// How far a host has come with one operation when it returns. What was on its way when it left is lost, so both sides begin
+/// anew from here: the guest sends each stream on from the byte that the host lacks, within a window as large as the credit.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct ResumePoint {
+    /// The operation.
+    #[prost(uint32, tag = "1")]
+    pub op: u32,
+    /// Bytes of standard output that the host has.
+    #[prost(uint64, tag = "2")]
+    pub stdout_bytes: u64,
+    /// Bytes of standard error that the host has.
+    #[prost(uint64, tag = "3")]
+    pub stderr_bytes: u64,
+    /// Bytes of standard output that may be sent now, at most [`STREAM_WINDOW_BYTES`](crate::limits::STREAM_WINDOW_BYTES).
+    #[prost(uint32, tag = "4")]
+    pub stdout_credit: u32,
+    /// Bytes of standard error that may be sent now, at most as many.
+    #[prost(uint32, tag = "5")]
+    pub stderr_credit: u32,
 }
 
 /// What an interpreter is for.

@@ -2,7 +2,7 @@
 
 use exec_sandbox_wire::{
     Credit, Done, End, EnvVar, ExecStart, GENERATION, Hello, Kind, Language, PORT_NAME, Program, Refusal, Refused,
-    Signal, Usage, limits,
+    ResumePoint, Signal, Usage, limits,
 };
 use prost::Message;
 use std::fmt::Write as _;
@@ -34,7 +34,14 @@ fn the_surface_is_the_one_that_was_agreed() {
         }
     }
     surface.push('\n');
-    let hello = Hello { generation: 1, boot_id: vec![0xb0; 2], agent_version: "v".into(), unix_time_ns: 1 };
+    let point = ResumePoint { op: 1, stdout_bytes: 1, stderr_bytes: 1, stdout_credit: 1, stderr_credit: 1 };
+    let hello = Hello {
+        generation: 1,
+        boot_id: vec![0xb0; 2],
+        agent_version: "v".into(),
+        unix_time_ns: 1,
+        resume: vec![point],
+    };
     surface += &encoding("Hello", &hello);
     surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1 });
     let variable = EnvVar { name: b"n".into(), value: b"v".into() };
