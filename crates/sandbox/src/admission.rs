@@ -51,7 +51,13 @@ pub(crate) struct Admission {
 #[derive(Debug)]
 pub(crate) struct Permit {
     memory: Claim,
-    cpu: Option<Claim>,
+    cpu: Option<Cpu>,
+}
+
+/// The right of one VM to execute. Given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Cpu {
+    _claim: Claim,
 }
 
 /// A place in the line, and after the grant what it stands for. Dropped, it is neither.
@@ -110,7 +116,7 @@ impl Admission {
         let memory =
             self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;
         let cpu = self.shared.state().ledger.split_cpu(memory.ticket);
-        let cpu = cpu.map(|ticket| Claim { shared: Arc::clone(&self.shared), ticket });
+        let cpu = cpu.map(|ticket| Cpu { _claim: Claim { shared: Arc::clone(&self.shared), ticket } });
         Ok(Permit { memory, cpu })
     }
 
@@ -141,16 +147,22 @@ impl Permit {
         self.cpu = None;
     }
 
-    /// Waits for CPU, unless the VM has it already. Dropping the future leaves the line.
-    pub(crate) async fn take_cpu(&mut self) -> Result<(), Error> {
-        if self.cpu.is_none() {
-            let shared = &self.memory.shared;
+    /// Waits for CPU, on its own: the permit can be used meanwhile. Dropping the future leaves the line.
+    pub(crate) fn claim_cpu(&self) -> impl Future<Output = Result<Cpu, Error>> + Send + use<> {
+        let shared = Arc::clone(&self.memory.shared);
+        async move {
             let size = shared.budget.execution();
             // Somebody waits for what a VM executes, whatever the VM was made for.
             let claim = shared.claim(size, Priority::Normal).await;
-            self.cpu = Some(claim.map_err(|refused| shared.error("admitting an execution", size, refused))?);
+            claim
+                .map(|claim| Cpu { _claim: claim })
+                .map_err(|refused| shared.error("admitting an execution", size, refused))
         }
-        Ok(())
+    }
+
+    /// Takes what was waited for.
+    pub(crate) fn keep_cpu(&mut self, cpu: Cpu) {
+        self.cpu = Some(cpu);
     }
 }
 

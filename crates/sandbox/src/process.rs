@@ -3,14 +3,20 @@
 //! The child is the program itself, never a wrapper: signals, accounting and death concern it and nothing in between. What is
 //! owned here is one process; which process, and what its death means, is the supervisor's.
 
+mod handle;
 mod pidfd;
 mod spawn;
 mod spawner;
 
-use std::{io, os::fd::AsFd, time::Duration};
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    time::Duration,
+};
 
 use rustix::process::Signal;
 
+pub use handle::{Process, ProcessUsage};
 pub(crate) use pidfd::{ChildUsage, Ended};
 pub(crate) use spawn::{Command, SpawnError};
 
@@ -36,6 +42,12 @@ impl Child {
         self.pidfd.pid().as_raw_nonzero().get().unsigned_abs()
     }
 
+    /// What observers are given.
+    pub(crate) fn handle(&self) -> io::Result<Process> {
+        let pidfd: OwnedFd = self.pidfd.as_fd().try_clone_to_owned()?;
+        Ok(Process::new(self.pid(), pidfd))
+    }
+
     /// Waits for the process's end and reaps it. May be dropped and called again.
     pub(crate) async fn ended(&mut self) -> io::Result<Ended> {
         if let Some(ended) = self.ended {
@@ -47,12 +59,21 @@ impl Child {
         Ok(ended)
     }
 
+    /// Asks the process to end, with SIGTERM. A process that has ended already is no error.
+    pub(crate) fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
     /// Sends SIGKILL. A process that has ended already is no error.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
         if self.ended.is_some() {
             return Ok(());
         }
-        match rustix::process::pidfd_send_signal(self.pidfd.as_fd(), Signal::KILL) {
+        match rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal) {
             Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -1,16 +1,21 @@
 //! Requests: what a caller asked for, and what it means.
 //!
-//! [`RunRequest`] is what was typed. [`ValidRequest`] is made of it in one place, here, which checks everything before any
-//! resource is taken; inside the crate an invalid value has no representation.
+//! [`RunRequest`], [`VmSpec`] and [`ExecRequest`] are what was typed. What is valid is made of them in one place, here, which
+//! checks everything before any resource is taken; inside the crate an invalid value has no representation.
 
 mod env;
+mod spec;
 
 use std::time::Duration;
 
 use exec_sandbox_wire as wire;
+use tokio::sync::mpsc;
 use wire::limits;
 
-use crate::{Error, ErrorKind, Language, config::SchedulerConfig};
+pub(crate) use spec::ValidVm;
+pub use spec::{NetworkPolicy, VmSpec};
+
+use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig};
 
 /// Least memory that a guest works with, in MiB.
 pub const MIN_MEMORY_MIB: u32 = 128;
@@ -35,14 +40,23 @@ pub struct RunRequest {
     pub boot_log: bool,
 }
 
-/// A request that may be run: every limit holds.
+/// One execution in a VM that exists, as the caller gives it. The language is the VM's. Checked before it is sent.
 #[derive(Clone, Debug)]
-pub(crate) struct ValidRequest {
+pub struct ExecRequest {
+    /// The source.
+    pub code: String,
+    /// How long the program may run: 1 to 300 s. `None`: the default of the configuration.
+    pub timeout: Option<Duration>,
+    /// Environment variables of this execution alone, at most 100.
+    pub env: Vec<(String, String)>,
+}
+
+/// An execution that may be sent: every limit holds.
+#[derive(Clone, Debug)]
+pub(crate) struct ValidExec {
     pub(crate) language: Language,
     pub(crate) timeout: Duration,
-    pub(crate) memory_mib: u32,
     pub(crate) program: wire::Program,
-    pub(crate) boot_log: bool,
 }
 
 impl RunRequest {
@@ -52,26 +66,44 @@ impl RunRequest {
         Self { code: code.into(), language, timeout: None, memory_mib: None, env: Vec::new(), boot_log: false }
     }
 
-    /// What the request means under `config`.
+    /// What the request means under `config`: a VM, and the execution for it. `output` gets the boot log if one is asked for.
     ///
     /// # Errors
     /// One of the invalid-input kinds, naming the value and its range.
-    pub(crate) fn validate(self, config: &SchedulerConfig) -> Result<ValidRequest, Error> {
+    pub(crate) fn validate(
+        self,
+        config: &SchedulerConfig,
+        output: Option<&mpsc::Sender<Output>>,
+    ) -> Result<(ValidVm, ValidExec), Error> {
+        let execution = ExecRequest { code: self.code, timeout: self.timeout, env: self.env };
+        let spec = VmSpec {
+            memory_mib: self.memory_mib,
+            boot_log: output.filter(|_| self.boot_log).cloned(),
+            ..VmSpec::new(self.language)
+        };
+        Ok((spec.validate(config)?, execution.validate(self.language, config)?))
+    }
+}
+
+impl ExecRequest {
+    /// A request with the defaults for all but the code.
+    #[must_use]
+    pub fn new(code: impl Into<String>) -> Self {
+        Self { code: code.into(), timeout: None, env: Vec::new() }
+    }
+
+    /// What the request means in a VM for `language` under `config`.
+    ///
+    /// # Errors
+    /// One of the invalid-input kinds, naming the value and its range.
+    pub(crate) fn validate(self, language: Language, config: &SchedulerConfig) -> Result<ValidExec, Error> {
         let timeout = self.timeout.unwrap_or(config.default_timeout);
         check_timeout(timeout)?;
-        let memory_mib = self.memory_mib.unwrap_or(config.default_memory_mib);
-        check_memory(memory_mib)?;
         let code = check_code(&self.code)?;
         env::check(&self.env)?;
-        let program = wire::Program {
-            code: code.into(),
-            env: self
-                .env
-                .into_iter()
-                .map(|(name, value)| wire::EnvVar { name: name.into(), value: value.into() })
-                .collect(),
-        };
-        Ok(ValidRequest { language: self.language, timeout, memory_mib, program, boot_log: self.boot_log })
+        let variable = |(name, value): (String, String)| wire::EnvVar { name: name.into(), value: value.into() };
+        let program = wire::Program { code: code.into(), env: self.env.into_iter().map(variable).collect() };
+        Ok(ValidExec { language, timeout, program })
     }
 }
 
@@ -113,14 +145,14 @@ mod tests {
     fn kind_of(change: impl FnOnce(&mut RunRequest)) -> Option<ErrorKind> {
         let mut request = RunRequest::new(Language::Python, "print(1)");
         change(&mut request);
-        request.validate(&SchedulerConfig::default()).err().map(|error| error.kind())
+        request.validate(&SchedulerConfig::default(), None).err().map(|error| error.kind())
     }
 
     #[test]
     fn what_is_missing_comes_from_the_configuration() {
         let config = SchedulerConfig::default();
-        let valid = RunRequest::new(Language::Raw, "true").validate(&config).expect("it is valid");
-        assert_eq!((valid.timeout, valid.memory_mib), (config.default_timeout, config.default_memory_mib));
+        let (vm, exec) = RunRequest::new(Language::Raw, "true").validate(&config, None).expect("it is valid");
+        assert_eq!((exec.timeout, vm.memory_mib), (config.default_timeout, config.default_memory_mib));
     }
 
     #[test]
@@ -149,15 +181,17 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_left_out() {
-        let valid = RunRequest::new(Language::Raw, "\u{feff}true").validate(&SchedulerConfig::default());
-        assert_eq!(valid.expect("it is valid").program.code, b"true");
+        let (_, exec) = RunRequest::new(Language::Raw, "\u{feff}true")
+            .validate(&SchedulerConfig::default(), None)
+            .expect("it is valid");
+        assert_eq!(exec.program.code, b"true");
     }
 
     #[test]
     fn the_largest_valid_program_fits_the_wire() {
         let mut request = RunRequest::new(Language::Python, "\u{10ffff}".repeat(MAX_CODE_CHARS));
         request.env = (0..100).map(|n| (format!("{n:\u{10ffff}<256}"), "\u{10ffff}".repeat(4096))).collect();
-        let valid = request.validate(&SchedulerConfig::default()).expect("it is valid");
-        assert!(prost::Message::encoded_len(&valid.program) <= limits::MAX_PROGRAM_BYTES as usize);
+        let (_, exec) = request.validate(&SchedulerConfig::default(), None).expect("it is valid");
+        assert!(prost::Message::encoded_len(&exec.program) <= limits::MAX_PROGRAM_BYTES as usize);
     }
 }

@@ -85,6 +85,11 @@ impl RunDir {
         fs::write(&path, ProcessName { pid, start_ticks }.to_text()).map_err(at("recording a process in"))
     }
 
+    /// Leaves a mark for operators.
+    pub(crate) fn mark_undead(&self) {
+        let _ = fs::write(self.path.join("undead"), "");
+    }
+
     /// Removes the directory and all in it.
     pub(crate) fn remove(self) -> Result<(), RunDirError> {
         clear(&self.path).map_err(RunDirError::at("removing the run directory", &self.path))

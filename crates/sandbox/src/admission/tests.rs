@@ -139,6 +139,14 @@ async fn a_grant_that_nobody_takes_any_more_goes_to_the_next() {
     admitted(next).await;
 }
 
+/// Waits for CPU and keeps it instead of what the permit has.
+async fn take_cpu(permit: &mut Permit) -> Result<(), Error> {
+    permit.give_back_cpu();
+    let cpu = permit.claim_cpu().await?;
+    permit.keep_cpu(cpu);
+    Ok(())
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_idle_vm_holds_memory_and_no_cpu() {
     let (admission, _) = admission();
@@ -151,15 +159,15 @@ async fn an_idle_vm_holds_memory_and_no_cpu() {
     let held = Size { memory_mib: 1000, cpu_millis: 0 };
     assert_eq!((usage(&admission).vms, usage(&admission).held), (5, held));
     for permit in idle.iter_mut().take(3) {
-        permit.take_cpu().await.expect("there are three cores");
-        permit.take_cpu().await.expect("it has it already");
+        take_cpu(permit).await.expect("there are three cores");
+        take_cpu(permit).await.expect("it may be asked for again");
     }
-    let refused = idle[3].take_cpu().await.expect_err("all cores are taken, and nobody gives one back");
+    let refused = take_cpu(&mut idle[3]).await.expect_err("all cores are taken, and nobody gives one back");
     let expected = "admitting an execution: 1 core did not become free in 120 s; 1000 of 1000 MiB and 3 of 3 cores are \
                     held by 5 VMs, and 0 more wait";
     assert_eq!(refused.to_string(), expected);
     idle[0].give_back_cpu();
-    idle[3].take_cpu().await.expect("one was given back");
+    take_cpu(&mut idle[3]).await.expect("one was given back");
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +176,7 @@ async fn an_execution_does_not_wait_for_the_memory_of_others() {
     let mut session = admission.admit(900, Priority::Normal).await.expect("there is room");
     session.give_back_cpu();
     let vm = ask(&admission, 128, Priority::Normal).await;
-    session.take_cpu().await.expect("there is CPU");
+    take_cpu(&mut session).await.expect("there is CPU");
     drop(session);
     admitted(vm).await;
 }
@@ -273,7 +281,7 @@ async fn a_closed_ledger_sends_everyone_away() {
     let late = admission.admit(128, Priority::Normal).await.expect_err("it is closed");
     assert_eq!(late.kind(), ErrorKind::Closed);
     holder.give_back_cpu();
-    assert_eq!(holder.take_cpu().await.expect_err("it is closed").kind(), ErrorKind::Closed);
+    assert_eq!(take_cpu(&mut holder).await.expect_err("it is closed").kind(), ErrorKind::Closed);
     drop(holder);
     assert_eq!(usage(&admission), Usage::default());
 }

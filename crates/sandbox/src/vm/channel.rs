@@ -34,9 +34,17 @@ pub(super) struct Channel {
 }
 
 impl Channel {
-    /// Connects to the listening socket that QEMU was handed. It says nothing about the guest: only a hello does.
-    pub(super) async fn connect(socket: &Path) -> io::Result<Self> {
+    /// Connects to the listening socket that QEMU, process `qemu`, was handed. It says nothing about the guest: only a hello does.
+    ///
+    /// The peer's credentials are those of whoever made the socket listen: this process before QEMU has started, QEMU afterwards.
+    /// Any other one has put a socket of its own in the place.
+    pub(super) async fn connect(socket: &Path, qemu: u32) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
+        let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
+        if peer.is_none_or(|peer| peer != qemu && peer != std::process::id()) {
+            let message = format!("process {peer:?} listens there, and not QEMU");
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
+        }
         Ok(Self { stream, incoming: FrameDecoder::default(), outgoing: BytesMut::new() })
     }
 
@@ -107,6 +115,27 @@ mod tests {
         let (_, message) = channel.next().await.expect("it was said");
         assert_eq!(message, GuestMessage::Pong("pong".into()));
         assert!(matches!(channel.next().await, Err(ChannelError::Closed | ChannelError::Io(_))));
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_another_process_has_put_there_is_refused() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let socket = dir.path().join("agent");
+        let listen = "import socket, sys; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); \
+                      print(flush=True); sys.stdin.read()";
+        let mut foreign = std::process::Command::new("python3")
+            .args(["-c", listen])
+            .arg(&socket)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("python3 is there");
+        let mut line = [0];
+        io::Read::read_exact(foreign.stdout.as_mut().expect("it is piped"), &mut line).expect("it listens");
+        let refused = Channel::connect(&socket, 1).await.expect_err("it is not ours");
+        assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+        drop(foreign.stdin.take());
+        foreign.wait().expect("it ends");
     }
 
     #[tokio::test]

@@ -1,27 +1,28 @@
 //! One execution as the host sees it: a state machine over messages, without a socket or a clock.
 //!
 //! ```text
-//! start ─▶ running ── Stdout│Stderr ──▶ running ── Done ──▶ over, once all output has been delivered
-//!                                          └────── Refused ─▶ over
+//! start ─▶ running ── Stdout│Stderr ──▶ running ── Done ────▶ over
+//!             │ ▲                          └────── Refused ─▶ over
+//!             └─┴ the connection is lost: the guest is told how far this side has come
 //! ```
 //!
 //! The guest is hostile. It may send what its windows allow, as much as the caps allow, nothing after its terminal frame, and
 //! totals that agree with what it sent; anything else is a [`Violation`], after which nothing it says is believed.
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use exec_sandbox_wire::{
-    Credit, Done, End, ExecStart, Frame, GuestMessage, HostMessage, Window,
+    Credit, Done, End, ExecStart, Frame, GuestMessage, HostMessage, ResumePoint, Window,
     limits::{CHUNK_BYTES, MAX_DETAIL_BYTES, MAX_STDERR_BYTES, MAX_STDOUT_BYTES, STREAM_WINDOW_BYTES},
 };
 use prost::Message as _;
 
-use super::printable;
-use crate::{
-    outcome::{Exit, Output},
-    request::ValidRequest,
+use super::{
+    inbox::{StreamName, Taken},
+    printable,
 };
+use crate::{outcome::Exit, request::ValidExec};
 
 /// Granting in halves keeps the sender busy while a grant is on its way, without a grant per chunk.
 const GRANT_AT_BYTES: usize = STREAM_WINDOW_BYTES as usize / 2;
@@ -67,9 +68,11 @@ pub(super) struct Execution {
     timeout: Duration,
     stdout: Stream,
     stderr: Stream,
-    arrived: VecDeque<Output>,
     finished: Option<Finished>,
 }
+
+/// Output for the caller.
+type Piece = (StreamName, Bytes);
 
 /// One of the two output streams.
 #[derive(Debug)]
@@ -77,14 +80,16 @@ struct Stream {
     name: &'static str,
     cap: u64,
     window: Window,
-    /// Delivered to the caller and not granted again yet.
+    /// Taken by the caller and not granted again yet.
     owed: usize,
+    /// Received and not granted again yet: what is owed, and what the caller has not taken.
+    unreturned: usize,
     kept: Vec<u8>,
 }
 
 impl Execution {
     /// An execution of `request` as operation `op`, and the frames that start it.
-    pub(super) fn start(op: u32, request: &ValidRequest) -> (Self, Vec<Frame>) {
+    pub(super) fn start(op: u32, request: &ValidExec) -> (Self, Vec<Frame>) {
         let program = Bytes::from(request.program.encode_to_vec());
         let start = ExecStart {
             language: exec_sandbox_wire::Language::from(request.language).into(),
@@ -103,66 +108,71 @@ impl Execution {
             timeout: request.timeout,
             stdout: Stream::new("stdout", MAX_STDOUT_BYTES),
             stderr: Stream::new("stderr", MAX_STDERR_BYTES),
-            arrived: VecDeque::new(),
             finished: None,
         };
         (execution, frames)
     }
 
-    /// Takes in what the guest said about this operation. Kinds that this build does not know are skipped.
-    pub(super) fn on_message(&mut self, message: GuestMessage) -> Result<(), Violation> {
+    /// Takes in what the guest said about this operation; what of it is for the caller. Kinds that this build does not know are
+    /// skipped.
+    pub(super) fn on_message(&mut self, message: GuestMessage) -> Result<Option<Piece>, Violation> {
         if self.finished.is_some() {
             return Err(Violation::AfterEnd);
         }
-        match message {
+        Ok(match message {
             // Nothing was written: an honest agent does not say so, and another could say it for ever.
-            GuestMessage::Stdout(bytes) | GuestMessage::Stderr(bytes) if bytes.is_empty() => {}
-            // Copied, because a piece of one byte would otherwise keep the whole read that it came in.
+            GuestMessage::Stdout(bytes) | GuestMessage::Stderr(bytes) if bytes.is_empty() => None,
             GuestMessage::Stdout(bytes) => {
                 self.stdout.accept(&bytes)?;
-                self.arrived.push_back(Output::Stdout(Bytes::copy_from_slice(&bytes)));
+                Some((StreamName::Stdout, bytes))
             }
             GuestMessage::Stderr(bytes) => {
                 self.stderr.accept(&bytes)?;
-                self.arrived.push_back(Output::Stderr(Bytes::copy_from_slice(&bytes)));
+                Some((StreamName::Stderr, bytes))
             }
-            GuestMessage::Done(done) => self.finish(&done)?,
+            GuestMessage::Done(done) => self.finish(&done)?.map(|note| (StreamName::Stderr, note)),
             GuestMessage::Refused(refused) => {
                 self.finished = Some(Finished::Refused(printable(&refused.detail, MAX_DETAIL_BYTES)));
+                None
             }
-            GuestMessage::Hello(_) | GuestMessage::Pong(_) | GuestMessage::Unknown(_) => {}
+            GuestMessage::Hello(_) | GuestMessage::Pong(_) | GuestMessage::Unknown(_) => None,
+        })
+    }
+
+    /// The caller has taken output; the grant that this is worth, if any.
+    pub(super) fn on_taken(&mut self, taken: Taken) -> Option<Frame> {
+        if self.finished.is_some() {
+            return None;
         }
-        Ok(())
+        let credit =
+            Credit { stdout_bytes: self.stdout.taken(taken.stdout), stderr_bytes: self.stderr.taken(taken.stderr) };
+        (credit != Credit::default()).then(|| HostMessage::Credit(credit).into_frame(self.op))
     }
 
-    /// Whether output waits to be delivered.
-    pub(super) fn has_output(&self) -> bool {
-        !self.arrived.is_empty()
+    /// How far it has come, for a guest that the connection to was lost. Both sides go on from there: what was on its way in
+    /// either direction counts for nothing.
+    pub(super) fn resume(&mut self) -> ResumePoint {
+        ResumePoint {
+            op: self.op,
+            stdout_bytes: self.stdout.kept.len() as u64,
+            stderr_bytes: self.stderr.kept.len() as u64,
+            stdout_credit: self.stdout.reopen(),
+            stderr_credit: self.stderr.reopen(),
+        }
     }
 
-    /// The next piece to deliver, and the grant that its delivery is worth, if any.
-    pub(super) fn deliver(&mut self) -> Option<(Output, Option<Frame>)> {
-        let output = self.arrived.pop_front()?;
-        let credit = match &output {
-            Output::Stdout(bytes) => Credit { stdout_bytes: self.stdout.delivered(bytes.len()), stderr_bytes: 0 },
-            Output::Stderr(bytes) => Credit { stdout_bytes: 0, stderr_bytes: self.stderr.delivered(bytes.len()) },
-            Output::BootLog(_) => Credit::default(),
-        };
-        let grant = (credit != Credit::default()).then(|| HostMessage::Credit(credit).into_frame(self.op));
-        Some((output, grant))
-    }
-
-    /// Whether the terminal frame has come and all output before it has been delivered.
+    /// Whether the terminal frame has come.
     pub(super) fn is_over(&self) -> bool {
-        self.finished.is_some() && self.arrived.is_empty()
+        self.finished.is_some()
     }
 
-    /// How it ended, once it [`is_over`](Self::is_over), and the frame that tells the guest so.
-    pub(super) fn into_finished(self) -> Option<(Finished, Frame)> {
-        self.finished.map(|finished| (finished, HostMessage::Ack.into_frame(self.op)))
+    /// How it ended, once it [`is_over`](Self::is_over).
+    pub(super) fn into_finished(self) -> Option<Finished> {
+        self.finished
     }
 
-    fn finish(&mut self, done: &Done) -> Result<(), Violation> {
+    /// The end of the program; the line about it for the caller, if there is one.
+    fn finish(&mut self, done: &Done) -> Result<Option<Bytes>, Violation> {
         self.stdout.check_total(done.stdout_bytes)?;
         self.stderr.check_total(done.stderr_bytes)?;
         let exit = match End::try_from(done.end) {
@@ -172,10 +182,8 @@ impl Execution {
             Ok(End::OutOfMemory) => Exit::OutOfMemory,
             Ok(End::Cancelled | End::Unspecified) | Err(_) => return Err(Violation::UnknownEnd),
         };
-        if let Some(note) = self.note(exit) {
-            self.stderr.kept.extend_from_slice(&note);
-            self.arrived.push_back(Output::Stderr(note));
-        }
+        let note = self.note(exit);
+        self.stderr.kept.extend_from_slice(note.as_deref().unwrap_or_default());
         self.finished = Some(Finished::Ran(Ran {
             exit,
             stdout: std::mem::take(&mut self.stdout.kept).into(),
@@ -185,7 +193,7 @@ impl Execution {
                 .find_map(|(stream, total)| (total > stream.cap).then_some(stream.name)),
             usage: done.usage,
         }));
-        Ok(())
+        Ok(note)
     }
 
     /// The line on standard error that tells why a program was ended from outside.
@@ -202,7 +210,7 @@ impl Execution {
 
 impl Stream {
     fn new(name: &'static str, cap: u64) -> Self {
-        Self { name, cap, window: Window::default(), owed: 0, kept: Vec::new() }
+        Self { name, cap, window: Window::default(), owed: 0, unreturned: 0, kept: Vec::new() }
     }
 
     fn accept(&mut self, bytes: &[u8]) -> Result<(), Violation> {
@@ -210,6 +218,7 @@ impl Stream {
             return Err(Violation::OverWindow);
         }
         self.window.take(bytes.len());
+        self.unreturned += bytes.len();
         if (self.kept.len() + bytes.len()) as u64 > self.cap {
             return Err(Violation::OverCap);
         }
@@ -217,14 +226,25 @@ impl Stream {
         Ok(())
     }
 
-    /// Notes a delivery; returns the bytes to grant now. What the host adds itself was never taken from the window.
-    fn delivered(&mut self, bytes: usize) -> u32 {
+    /// Notes what the caller took; returns the bytes to grant now.
+    fn taken(&mut self, bytes: usize) -> u32 {
         self.owed += bytes;
         if self.owed < GRANT_AT_BYTES {
             return 0;
         }
-        let granted = u32::try_from(std::mem::take(&mut self.owed)).unwrap_or(u32::MAX);
-        if self.window.grant(granted).is_ok() { granted } else { 0 }
+        let granted = u32::try_from(self.owed).unwrap_or(u32::MAX);
+        if self.window.grant(granted).is_err() {
+            return 0;
+        }
+        self.unreturned -= std::mem::take(&mut self.owed);
+        granted
+    }
+
+    /// Begins a new connection; returns what may be sent on it before anything more is granted.
+    fn reopen(&mut self) -> u32 {
+        let credit = STREAM_WINDOW_BYTES.saturating_sub(u32::try_from(self.unreturned).unwrap_or(u32::MAX));
+        self.window = Window::resumed(credit).unwrap_or_default();
+        credit
     }
 
     fn check_total(&self, total: u64) -> Result<(), Violation> {
@@ -237,11 +257,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Language, RunRequest, SchedulerConfig};
+    use crate::{ExecRequest, Language, SchedulerConfig};
 
     fn started(code: &str) -> (Execution, Vec<Frame>) {
-        let request = RunRequest::new(Language::Raw, code).validate(&SchedulerConfig::default()).expect("it is valid");
-        Execution::start(7, &request)
+        let request = ExecRequest::new(code).validate(Language::Raw, &SchedulerConfig::default());
+        Execution::start(7, &request.expect("it is valid"))
     }
 
     fn size(limit: u64) -> usize {
@@ -259,7 +279,7 @@ mod tests {
 
     fn ran(execution: Execution) -> Ran {
         match execution.into_finished() {
-            Some((Finished::Ran(ran), _ack)) => ran,
+            Some(Finished::Ran(ran)) => ran,
             other => panic!("not a program that ran: {other:?}"),
         }
     }
@@ -283,15 +303,24 @@ mod tests {
         assert_eq!(program.code, code.as_bytes());
     }
 
+    /// The caller takes so much of standard output.
+    fn take(execution: &mut Execution, stdout: usize) -> Option<Credit> {
+        let frame = execution.on_taken(Taken { stdout, stderr: 0 })?;
+        match HostMessage::parse(frame).expect("it was written by us") {
+            HostMessage::Credit(credit) => Some(credit),
+            other => panic!("{other:?} does not belong here"),
+        }
+    }
+
     #[test]
-    fn output_is_delivered_before_the_end_and_kept_in_order() {
+    fn output_is_for_the_caller_and_for_the_outcome() {
         let (mut execution, _) = started("true");
-        execution.on_message(GuestMessage::Stdout("a".into())).expect("it is honest");
-        execution.on_message(GuestMessage::Stderr("b".into())).expect("it is honest");
-        execution.on_message(exited(1, 1)).expect("it is honest");
-        assert!(!execution.is_over(), "two pieces wait");
-        let delivered: Vec<_> = std::iter::from_fn(|| execution.deliver()).map(|(output, _)| output).collect();
-        assert_eq!(delivered, [Output::Stdout("a".into()), Output::Stderr("b".into())]);
+        let piece = execution.on_message(GuestMessage::Stdout("a".into())).expect("it is honest");
+        assert_eq!(piece, Some((StreamName::Stdout, "a".into())));
+        let piece = execution.on_message(GuestMessage::Stderr("b".into())).expect("it is honest");
+        assert_eq!(piece, Some((StreamName::Stderr, "b".into())));
+        assert!(!execution.is_over());
+        assert_eq!(execution.on_message(exited(1, 1)).expect("it is honest"), None);
         assert!(execution.is_over());
         let ran = ran(execution);
         assert_eq!((ran.exit, &ran.stdout[..], &ran.stderr[..]), (Exit::Code(0), &b"a"[..], &b"b"[..]));
@@ -314,7 +343,7 @@ mod tests {
         while sent < size(MAX_STDERR_BYTES) {
             let chunk = (CHUNK_BYTES as usize).min(size(MAX_STDERR_BYTES) - sent);
             execution.on_message(GuestMessage::Stderr(vec![b'x'; chunk].into())).expect("it is below the cap");
-            while execution.deliver().is_some() {}
+            execution.on_taken(Taken { stdout: 0, stderr: chunk });
             sent += chunk;
         }
         assert_eq!(execution.on_message(GuestMessage::Stderr("y".into())), Err(Violation::OverCap));
@@ -328,8 +357,9 @@ mod tests {
         let (mut execution, _) = started("true");
         execution.on_message(GuestMessage::Stderr("half a line".into())).expect("it is honest");
         let done = Done { end: End::TimedOut.into(), stderr_bytes: 11, ..Done::default() };
-        execution.on_message(GuestMessage::Done(done)).expect("it is honest");
-        while execution.deliver().is_some() {}
+        let note = "\ntimeout: the program was ended after 30 s\n";
+        let piece = execution.on_message(GuestMessage::Done(done)).expect("it is honest");
+        assert_eq!(piece, Some((StreamName::Stderr, note.into())));
         let ran = ran(execution);
         assert_eq!(ran.exit.code(), -1);
         assert_eq!(&ran.stderr[..], b"half a line\ntimeout: the program was ended after 30 s\n");
@@ -341,25 +371,38 @@ mod tests {
         let detail = format!("no\x1b[2J {}", "x".repeat(2 * MAX_DETAIL_BYTES));
         let refused = exec_sandbox_wire::Refused { detail, ..Default::default() };
         execution.on_message(GuestMessage::Refused(refused)).expect("it may refuse");
-        let Some((Finished::Refused(shown), _ack)) = execution.into_finished() else { panic!("it has refused") };
+        let Some(Finished::Refused(shown)) = execution.into_finished() else { panic!("it has refused") };
         assert!(shown.starts_with("no\u{fffd}[2J xx"), "{shown}");
         assert_eq!(shown.chars().count(), MAX_DETAIL_BYTES);
     }
 
     #[test]
-    fn output_that_is_empty_is_not_gathered() {
+    fn output_that_is_empty_is_not_handed_on() {
         let (mut execution, _) = started("true");
-        execution.on_message(GuestMessage::Stdout(Bytes::new())).expect("it is harmless");
-        execution.on_message(GuestMessage::Stderr(Bytes::new())).expect("it is harmless");
-        assert!(!execution.has_output());
+        for empty in [GuestMessage::Stdout(Bytes::new()), GuestMessage::Stderr(Bytes::new())] {
+            assert_eq!(execution.on_message(empty).expect("it is harmless"), None);
+        }
     }
 
     #[test]
-    fn output_that_waits_does_not_keep_the_read_that_it_came_in() {
+    fn a_guest_is_told_how_far_this_side_has_come_and_may_send_what_is_not_held_here() {
         let (mut execution, _) = started("true");
-        let read = Bytes::from(vec![b'x'; 1024]);
-        execution.on_message(GuestMessage::Stdout(read.slice(..1))).expect("it is honest");
-        assert!(read.is_unique(), "nothing else refers to it");
+        let window = STREAM_WINDOW_BYTES as usize;
+        execution.on_message(GuestMessage::Stdout(vec![b'x'; window - 10].into())).expect("it is honest");
+        execution.on_message(GuestMessage::Stderr("abc".into())).expect("it is honest");
+        assert_eq!(take(&mut execution, 100), None, "too little to be granted yet");
+        let point = execution.resume();
+        let expected = ResumePoint {
+            op: 7,
+            stdout_bytes: window as u64 - 10,
+            stderr_bytes: 3,
+            stdout_credit: 10,
+            stderr_credit: STREAM_WINDOW_BYTES - 3,
+        };
+        assert_eq!(point, expected);
+        let granted = take(&mut execution, window - 110).expect("all of it has been taken");
+        assert_eq!(granted.stdout_bytes as usize, window - 10, "what was owed before is not forgotten");
+        assert_eq!(execution.resume().stdout_credit, STREAM_WINDOW_BYTES, "nothing is held here");
     }
 
     #[test]
@@ -378,25 +421,29 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_guest_that_keeps_its_window_is_never_stuck_and_loses_no_byte(sizes in prop::collection::vec(1_usize..65_536, 1..40)) {
+        fn a_guest_that_keeps_its_window_is_never_stuck_and_loses_no_byte(
+            steps in prop::collection::vec((1_usize..65_536, any::<bool>()), 1..40),
+        ) {
             let (mut execution, _) = started("true");
-            let (mut window, mut sent) = (Window::default(), 0_usize);
-            for wanted in sizes {
+            let (mut window, mut sent, mut untaken) = (Window::default(), 0_usize, 0_usize);
+            for (wanted, lose) in steps {
+                if lose {
+                    let point = execution.resume();
+                    prop_assert_eq!(point.stdout_bytes, sent as u64);
+                    window = Window::resumed(point.stdout_credit).expect("it is a window");
+                }
                 let size = wanted.min(size(MAX_STDOUT_BYTES) - sent);
-                if window.available() < size {
-                    while let Some((_, grant)) = execution.deliver() {
-                        if let Some(HostMessage::Credit(credit)) = grant.and_then(|frame| HostMessage::parse(frame).ok()) {
-                            window.grant(credit.stdout_bytes).expect("an honest grant");
-                        }
-                    }
+                if window.available() < size
+                    && let Some(credit) = take(&mut execution, std::mem::take(&mut untaken))
+                {
+                    window.grant(credit.stdout_bytes).expect("an honest grant");
                 }
                 prop_assert!(window.available() >= size.min(CHUNK_BYTES as usize), "the guest is stuck");
                 let taken = window.take(size);
                 execution.on_message(GuestMessage::Stdout(vec![b'x'; taken].into())).expect("it is honest");
-                sent += taken;
+                (sent, untaken) = (sent + taken, untaken + taken);
             }
             execution.on_message(exited(sent, 0)).expect("it is honest");
-            while execution.deliver().is_some() {}
             prop_assert_eq!(ran(execution).stdout.len(), sent);
         }
     }

@@ -3,7 +3,7 @@
 //! It owns the process, the run directory and the readers of what QEMU says. It does not know what runs in the guest. Teardown
 //! is one way: kill, reap, join the readers, remove the directory.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -19,7 +19,7 @@ use tracing::debug;
 use super::{monitor::Monitor, printable};
 use crate::{
     Output,
-    process::{Child, ChildUsage, Ended},
+    process::{Child, ChildUsage, Ended, Process},
     run_dir::{RunDir, RunDirError},
 };
 
@@ -93,6 +93,21 @@ impl Instance {
         self.run_dir.as_ref()
     }
 
+    /// Where the agent's channel listens.
+    pub(super) fn agent_socket(&self) -> PathBuf {
+        self.run_dir().map(RunDir::agent_socket).unwrap_or_default()
+    }
+
+    /// QEMU's process, for observers.
+    pub(super) fn process(&self) -> io::Result<Process> {
+        self.child.handle()
+    }
+
+    /// Asks QEMU to end.
+    pub(super) fn terminate(&self) -> io::Result<()> {
+        self.child.terminate()
+    }
+
     /// Waits for QEMU's end. May be dropped and called again.
     pub(super) async fn ended(&mut self) -> io::Result<Ended> {
         self.child.ended().await
@@ -101,6 +116,13 @@ impl Instance {
     /// The end of a QEMU that has closed a channel, if it comes soon. QEMU is not believed: it may have closed just that.
     pub(super) async fn ended_soon(&mut self) -> Option<io::Result<Ended>> {
         timeout(END_PATIENCE, self.ended()).await.ok()
+    }
+
+    /// Leaves a mark for operators: QEMU does not die.
+    pub(super) fn mark_undead(&self) {
+        if let Some(run_dir) = &self.run_dir {
+            run_dir.mark_undead();
+        }
     }
 
     /// Confirms that QEMU is dead and clears what it leaves. After an error it may be called again. `None`: it is dead, and

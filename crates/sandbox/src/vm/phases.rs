@@ -14,7 +14,7 @@ use std::{
 };
 
 use exec_sandbox_qemu as qemu;
-use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage};
+use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage, ResumePoint};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::{
     net::{UnixStream, unix::pipe},
@@ -23,7 +23,6 @@ use tokio::{
 };
 
 use super::{
-    VmSpec,
     channel::{Channel, ChannelError},
     instance::{Instance, Obituary},
     monitor::{self, Monitor},
@@ -31,7 +30,8 @@ use super::{
 use crate::{
     Error, ErrorKind, Output,
     host::Host,
-    process::{Child, Command, Ended, SpawnError},
+    process::{Child, Command, Ended, Process, SpawnError},
+    request::ValidVm,
     run_dir::{RunDir, RunDirError},
 };
 
@@ -92,6 +92,7 @@ pub(super) struct Prepared {
 #[derive(Debug)]
 pub(super) struct Spawned {
     instance: Instance,
+    process: Process,
     at: Instant,
 }
 
@@ -99,6 +100,7 @@ pub(super) struct Spawned {
 #[derive(Debug)]
 pub(super) struct Connected {
     instance: Instance,
+    process: Process,
     channel: Channel,
     spawned_at: Instant,
 }
@@ -106,17 +108,27 @@ pub(super) struct Connected {
 /// The agent has answered.
 #[derive(Debug)]
 pub(super) struct Ready {
-    pub(super) instance: Instance,
-    pub(super) channel: Channel,
+    pub(super) live: Live,
+    /// For observers.
+    pub(super) process: Process,
     pub(super) spawned_at: Instant,
     pub(super) ready_at: Instant,
+}
+
+/// A QEMU with an agent that has introduced itself.
+#[derive(Debug)]
+pub(super) struct Live {
+    pub(super) instance: Instance,
+    pub(super) channel: Channel,
+    /// By which the agent is known again after the connection was lost.
+    pub(super) boot_id: Vec<u8>,
 }
 
 impl Prepared {
     /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
     /// directory's lock may have to be waited for.
-    pub(super) async fn new(host: Arc<Host>, spec: VmSpec) -> Result<Self, BootError> {
-        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, spec)).await;
+    pub(super) async fn new(host: Arc<Host>, vm_id: String, spec: ValidVm) -> Result<Self, BootError> {
+        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, spec)).await;
         prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
     }
 
@@ -132,14 +144,15 @@ impl Prepared {
             instance.stream_console(console, output);
         }
         let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
-        match recorded {
-            Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
-            Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
+        let known = recorded.map_err(BootError::from).and_then(|()| instance.process().map_err(BootError::Wait));
+        match known {
+            Ok(process) => Ok(Spawned { instance, process, at: Instant::now() }),
+            Err(error) => Err(Failed { error, instance: Some(instance) }),
         }
     }
 
-    fn make(host: &Host, spec: VmSpec) -> Result<Self, BootError> {
-        let run_dir = RunDir::create(&host.run_dir, &spec.id)?;
+    fn make(host: &Host, vm_id: String, spec: ValidVm) -> Result<Self, BootError> {
+        let run_dir = RunDir::create(&host.run_dir, &vm_id)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
         let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
         let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;
@@ -148,7 +161,7 @@ impl Prepared {
             None => None,
         };
         let machine = qemu::Machine {
-            name: spec.id,
+            name: vm_id,
             arch: host.arch,
             accelerator: host.accelerator.clone(),
             memory_mib: spec.memory_mib,
@@ -178,9 +191,10 @@ impl Prepared {
 impl Spawned {
     /// Connects to the agent's socket, which listens since before QEMU was started.
     pub(super) async fn connect(mut self) -> Result<Connected, Failed> {
-        let socket = self.instance.run_dir().map(RunDir::agent_socket).unwrap_or_default();
-        match Channel::connect(&socket).await {
-            Ok(channel) => Ok(Connected { instance: self.instance, channel, spawned_at: self.at }),
+        match Channel::connect(&self.instance.agent_socket(), self.instance.pid()).await {
+            Ok(channel) => {
+                Ok(Connected { instance: self.instance, process: self.process, channel, spawned_at: self.at })
+            }
             Err(error) => {
                 let error = lost(&mut self.instance, BootError::Connect(error)).await;
                 Err(Failed { error, instance: Some(self.instance) })
@@ -194,9 +208,9 @@ impl Connected {
     pub(super) async fn greet<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Ready, Failed> {
         let deadline = self.spawned_at + BOOT_PATIENCE;
         match self.hello(deadline, wanted).await {
-            Ok(()) => Ok(Ready {
-                instance: self.instance,
-                channel: self.channel,
+            Ok(boot_id) => Ok(Ready {
+                live: Live { instance: self.instance, channel: self.channel, boot_id },
+                process: self.process,
                 spawned_at: self.spawned_at,
                 ready_at: Instant::now(),
             }),
@@ -204,7 +218,8 @@ impl Connected {
         }
     }
 
-    async fn hello<T>(&mut self, deadline: Instant, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+    /// The agent's hello, answered; the boot's identity.
+    async fn hello<T>(&mut self, deadline: Instant, wanted: &mut oneshot::Sender<T>) -> Result<Vec<u8>, BootError> {
         loop {
             let message = tokio::select! {
                 biased;
@@ -215,7 +230,7 @@ impl Connected {
                 ended = self.instance.ended() => return Err(died(&mut self.instance, ended).await),
             };
             match message {
-                Ok((CONNECTION_OP, GuestMessage::Hello(hello))) => return self.answer(&hello),
+                Ok((CONNECTION_OP, GuestMessage::Hello(hello))) => return self.answer(hello),
                 // Nothing else concerns a host that has not been greeted.
                 Ok(_) => {}
                 Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => {
@@ -226,18 +241,20 @@ impl Connected {
         }
     }
 
-    fn answer(&mut self, hello: &Hello) -> Result<(), BootError> {
+    fn answer(&mut self, hello: Hello) -> Result<Vec<u8>, BootError> {
         if hello.generation != GENERATION {
             return Err(BootError::Generation { found: hello.generation });
         }
-        let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let hello = Hello {
-            generation: GENERATION,
-            unix_time_ns: u64::try_from(unix_time.as_nanos()).unwrap_or(0),
-            ..Hello::default()
-        };
-        Ok(self.channel.send(&HostMessage::Hello(hello).into_frame(CONNECTION_OP))?)
+        self.channel.send(&HostMessage::Hello(host_hello(Vec::new())).into_frame(CONNECTION_OP))?;
+        Ok(hello.boot_id)
     }
+}
+
+/// What a host says to an agent that it meets: the time, and how far it has come with what it still waits for.
+pub(super) fn host_hello(resume: Vec<ResumePoint>) -> Hello {
+    let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let unix_time_ns = u64::try_from(unix_time.as_nanos()).unwrap_or(0);
+    Hello { generation: GENERATION, unix_time_ns, resume, ..Hello::default() }
 }
 
 /// The host's ends of what QEMU writes to, registered with the runtime before QEMU exists, so that failing costs nothing.

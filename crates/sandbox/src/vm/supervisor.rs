@@ -7,114 +7,156 @@
 //!
 //! It is never cancelled. The state is Busy before the first byte of an execution leaves, and that is the retry contract: a VM
 //! lost before it is transient, a VM lost after it leaves the outcome unknown.
+//!
+//! Whether the link to the agent is open is another matter than whether the VM is busy: a program goes on while nobody is
+//! connected, and its time on the host stands still until somebody is.
 
 use std::{io, sync::Arc, time::Duration};
 
-use exec_sandbox_wire::limits::{HOST_SLACK, INTERPRETER_START};
+use exec_sandbox_wire::{CONNECTION_OP, Frame, GuestMessage, HostMessage, limits::HOST_SLACK};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Notify, mpsc, oneshot},
     time::{Instant, sleep_until},
 };
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Booted, Executed, Request, VmSpec,
-    channel::{Channel, ChannelError},
-    execution::{Execution, Finished, Violation},
-    gone,
-    instance::{Instance, Obituary, TeardownError},
-    phases::{BootError, Failed, Prepared, Ready},
+    Booted, Ending, Executed, Request,
+    channel::ChannelError,
+    execution::Violation,
+    grave::{self, DestroyReply, Dying, Grave},
+    instance::{Instance, Obituary},
+    link::{Greeted, Link, Stranger},
+    phases::{BootError, Failed, Live, Prepared, Ready, host_hello},
+    turn::{Turn, Waiting},
 };
 use crate::{
-    Error, ErrorKind, Output,
-    admission::Permit,
+    Error,
+    admission::{Cpu, Permit},
     host::Host,
-    process::{ChildUsage, Ended},
-    request::ValidRequest,
+    process::{Ended, Process},
+    request::ValidVm,
 };
 
-/// How often a process that does not die is killed again.
-const RETRY_TEARDOWN: Duration = Duration::from_secs(1);
-
 /// Messages that a guest may send while nothing is asked of it. An honest one of this generation sends none, a newer one may;
-/// one that never stops would keep callers from being heard.
+/// one that never stops would keep its VM busy for ever.
 const MAX_UNASKED: u32 = 1000;
 
 /// How long an idle VM keeps its CPU. Callers that have the next request ready send it at once, and need not stand in the line
 /// again; others in the line hardly notice.
 const LINGER: Duration = Duration::from_millis(20);
 
-/// A VM with an agent that answers.
-struct Supervisor {
-    vm_id: String,
-    instance: Instance,
-    channel: Channel,
-    next_op: u32,
+/// Where callers reach a supervisor.
+#[derive(Debug)]
+pub(super) struct Desk {
+    pub(super) mailbox: mpsc::Receiver<Request>,
+    /// A caller has taken output, or is gone.
+    pub(super) attention: Arc<Notify>,
+    /// Every VM is to end.
+    pub(super) closing: CancellationToken,
+    pub(super) grave: Arc<Grave>,
+}
+
+/// A VM with an agent that has answered.
+#[derive(Debug)]
+pub(super) struct Supervisor {
+    pub(super) vm_id: String,
+    pub(super) instance: Instance,
+    pub(super) permit: Permit,
+    pub(super) link: Link,
+    pub(super) turn: Turn,
+    /// The agent's, by which it is known again after the link was closed.
+    pub(super) boot_id: Vec<u8>,
+    pub(super) next_op: u32,
+    pub(super) unasked: u32,
 }
 
 /// Why an execution that was sent did not come to an end.
 #[derive(Debug, thiserror::Error)]
-enum Lost {
+pub(super) enum Lost {
     #[error(transparent)]
     QemuEnded(#[from] Obituary),
     #[error("waiting for QEMU's process")]
     Wait(#[source] io::Error),
     #[error(transparent)]
-    Channel(ChannelError),
+    Channel(#[from] ChannelError),
     #[error(transparent)]
     Dishonest(#[from] Violation),
+    #[error(transparent)]
+    Stranger(#[from] Stranger),
+    #[error("the agent talks without being asked")]
+    Talkative,
     #[error("the agent did not report the end of the program in time")]
     Overdue,
-    #[error("the caller is gone")]
-    Abandoned,
 }
 
-/// What a caller who asked for the end is told of it.
-type DestroyReply = oneshot::Sender<Result<Option<ChildUsage>, Error>>;
+/// Why a VM is to end.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Somebody asks for it.
+    Asked(Ending, DestroyReply),
+    /// All VMs are to end.
+    Closing,
+    /// Nobody has a use for it any more.
+    Abandoned,
+    /// It cannot be used any more.
+    Lost(Lost),
+}
+
+/// What happened next.
+enum Event {
+    Closing,
+    Attention,
+    Due,
+    Cpu(Result<Cpu, Error>),
+    Asked(Option<Request>),
+    Heard(Result<(u32, GuestMessage), ChannelError>),
+    Ended(io::Result<Ended>),
+}
 
 /// Boots a VM, serves its mailbox, and ends it. The permit is released only when it is dead.
 pub(super) async fn supervise(
     host: Arc<Host>,
-    spec: VmSpec,
-    mut permit: Permit,
-    mut mailbox: mpsc::Receiver<Request>,
-    booted: oneshot::Sender<Result<Booted, Error>>,
+    spec: (String, ValidVm),
+    permit: Permit,
+    mut desk: Desk,
+    booted: oneshot::Sender<Result<(Booted, Process), Error>>,
 ) {
-    let vm_id = spec.id.clone();
-    let (instance, answer) = match boot(host, spec, booted).await {
-        Ok(supervisor) => {
+    let vm_id = spec.0.clone();
+    let (instance, permit, dying) = match boot(host, spec, booted).await {
+        Ok(live) => {
             permit.booted();
-            supervisor.serve(&mut mailbox, &mut permit).await
+            Supervisor::new(vm_id.clone(), live, permit).serve(&mut desk).await
         }
         Err(None) => return,
-        Err(Some(instance)) => (instance, None),
+        Err(Some(instance)) => (instance, permit, Dying::at_once()),
     };
-    bury(instance, &vm_id, answer, &mut mailbox).await;
+    grave::bury(instance, &vm_id, dying, &mut desk).await;
     drop(permit);
 }
 
 /// The phases in order, and the caller told how they went. `Err` is what is left to tear down.
 async fn boot(
     host: Arc<Host>,
-    spec: VmSpec,
-    mut booted: oneshot::Sender<Result<Booted, Error>>,
-) -> Result<Supervisor, Option<Instance>> {
-    let vm_id = spec.id.clone();
+    (vm_id, spec): (String, ValidVm),
+    mut booted: oneshot::Sender<Result<(Booted, Process), Error>>,
+) -> Result<Live, Option<Instance>> {
     let begun = Instant::now();
-    let prepared = Prepared::new(host, spec).await;
+    let prepared = Prepared::new(host, vm_id.clone(), spec).await;
     let spawning = Instant::now();
     let ready = async {
         let prepared = prepared.map_err(|error| Failed { error, instance: None })?;
         prepared.spawn().await?.connect().await?.greet(&mut booted).await
     };
     match ready.await {
-        Ok(Ready { instance, channel, spawned_at, ready_at }) => {
+        Ok(Ready { live, process, spawned_at, ready_at }) => {
             let times =
                 Booted { prepare: spawning - begun, spawn: spawned_at - spawning, guest_wait: ready_at - spawned_at };
-            debug!(vm_id, pid = instance.pid(), ?times, "booted");
+            debug!(vm_id, pid = process.pid(), ?times, "booted");
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.
-            let _ = booted.send(Ok(times));
-            Ok(Supervisor { vm_id, instance, channel, next_op: 1 })
+            let _ = booted.send(Ok((times, process)));
+            Ok(live)
         }
         Err(Failed { error, mut instance }) => {
             let pid = instance.as_ref().map(Instance::pid);
@@ -134,200 +176,202 @@ async fn boot(
 }
 
 impl Supervisor {
-    /// Serves requests until the VM is to end. Returns what is to be torn down and who waits for it.
-    async fn serve(
-        mut self,
-        mailbox: &mut mpsc::Receiver<Request>,
-        permit: &mut Permit,
-    ) -> (Instance, Option<DestroyReply>) {
-        let (mut unasked, mut idle_since) = (0, Instant::now());
-        loop {
-            let request = tokio::select! {
-                biased;
-                // The guest's events come before the callers' wishes.
-                ended = self.instance.ended() => {
-                    self.report_end(ended).await;
-                    break;
-                }
-                message = self.channel.next() => match message {
-                    Ok(_) if unasked < MAX_UNASKED => {
-                        unasked += 1;
-                        continue;
-                    }
-                    Ok(_) => {
-                        warn!(vm_id = self.vm_id, "the agent talks without being asked");
-                        break;
-                    }
-                    Err(error) => {
-                        warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "the agent is lost");
-                        break;
-                    }
-                },
-                request = mailbox.recv() => request,
-                () = sleep_until(idle_since + LINGER), if permit.has_cpu() => {
-                    permit.give_back_cpu();
-                    continue;
-                }
-            };
-            match request {
-                None => break,
-                Some(Request::Destroy { reply }) => return (self.instance, Some(reply)),
-                Some(Request::Execute { request, output, mut reply }) => {
-                    match self.take_cpu(permit, &mut reply).await {
-                        Some(Ok(())) => {
-                            if self.execute(&request, output, reply).await.is_err() {
-                                break;
-                            }
-                        }
-                        Some(Err(refused)) => drop(reply.send(Err(refused.on_vm(&self.vm_id)))),
-                        None => {
-                            // Nothing has left: who still listens may ask another VM.
-                            let _ = reply.send(Err(gone(&self.vm_id)));
-                            break;
-                        }
-                    }
-                    (unasked, idle_since) = (0, Instant::now());
-                }
-            }
-        }
-        (self.instance, None)
+    pub(super) fn new(vm_id: String, live: Live, permit: Permit) -> Self {
+        let Live { instance, channel, boot_id } = live;
+        let (link, turn) = (Link::Open(channel), Turn::idle());
+        Self { vm_id, instance, permit, link, turn, boot_id, next_op: 1, unasked: 0 }
     }
 
-    /// What an idle VM has given back and needs to execute. `None`: there is nobody, or nothing, to execute for.
-    async fn take_cpu(
-        &mut self,
-        permit: &mut Permit,
-        reply: &mut oneshot::Sender<Result<Executed, Error>>,
-    ) -> Option<Result<(), Error>> {
+    /// Serves requests until the VM is to end. Returns what is to be torn down and who waits for it.
+    pub(super) async fn serve(mut self, desk: &mut Desk) -> (Instance, Permit, Dying) {
+        let end = loop {
+            let event = self.next(desk).await;
+            if let Err(end) = self.on(event).await {
+                break end;
+            }
+        };
+        if let End::Lost(lost) = &end {
+            warn!(vm_id = self.vm_id, error = lost as &dyn std::error::Error, "the VM is lost");
+        }
+        // A VM that dies executes nothing any more, but its memory is not free before it is dead.
+        self.permit.give_back_cpu();
+        self.link.bury(&self.vm_id);
+        let dying = self.turn.bury(end, &self.vm_id);
+        (self.instance, self.permit, dying)
+    }
+
+    async fn next(&mut self, desk: &mut Desk) -> Event {
+        let due = self.due();
         tokio::select! {
             biased;
-            () = reply.closed() => None,
-            ended = self.instance.ended() => {
-                self.report_end(ended).await;
-                None
-            }
-            taken = permit.take_cpu() => Some(taken),
+            // First what ends things, because a guest that never stops talking would outlast it otherwise.
+            () = desk.closing.cancelled() => Event::Closing,
+            () = desk.attention.notified() => Event::Attention,
+            () = until(due) => Event::Due,
+            cpu = self.turn.cpu() => Event::Cpu(cpu),
+            request = desk.mailbox.recv() => Event::Asked(request),
+            // Before the end of QEMU, because what came before it counts.
+            message = self.link.next() => Event::Heard(message),
+            ended = self.instance.ended() => Event::Ended(ended),
         }
     }
 
-    async fn report_end(&mut self, ended: io::Result<Ended>) {
-        match ended {
-            Ok(ended) => {
-                let obituary = self.instance.obituary(ended).await;
-                warn!(vm_id = self.vm_id, %obituary, "the VM is gone");
-            }
-            Err(error) => warn!(vm_id = self.vm_id, %error, "QEMU's process cannot be waited for"),
+    async fn on(&mut self, event: Event) -> Result<(), End> {
+        match event {
+            Event::Closing => Err(End::Closing),
+            Event::Attention => self.on_attention(),
+            Event::Due => self.on_due(),
+            Event::Cpu(cpu) => self.on_cpu(cpu),
+            Event::Asked(None) => Err(End::Abandoned),
+            Event::Asked(Some(request)) => self.on_request(request).await,
+            Event::Heard(Ok((op, message))) => self.on_message(op, message).map_err(End::Lost),
+            Event::Heard(Err(error)) => self.on_silence(error).await,
+            Event::Ended(ended) => Err(End::Lost(self.lost(ended).await)),
         }
     }
 
-    /// One execution, answered. `Err`: the VM cannot be used any more.
-    async fn execute(
-        &mut self,
-        request: &ValidRequest,
-        output: Option<mpsc::Sender<Output>>,
-        mut reply: oneshot::Sender<Result<Executed, Error>>,
-    ) -> Result<(), ()> {
-        match self.run(request, output, &mut reply).await {
-            Ok(executed) => {
-                let _ = reply.send(executed);
-                Ok(())
-            }
-            Err(lost) => {
-                debug!(vm_id = self.vm_id, error = &lost as &dyn std::error::Error, "the execution is lost");
-                let error = Error::new(ErrorKind::OutcomeUnknown, "waiting for the program's end; it may have run")
-                    .because(lost)
-                    .on_vm(&self.vm_id);
-                let _ = reply.send(Err(error));
-                Err(())
-            }
-        }
+    /// When something is to be done though nothing happens.
+    fn due(&self) -> Option<Instant> {
+        let idle = self.turn.idle_since().filter(|_| self.permit.has_cpu()).map(|since| since + LINGER);
+        let running = self.turn.deadline().filter(|_| self.link.is_open());
+        [idle, running, self.link.deadline()].into_iter().flatten().min()
     }
 
-    /// Busy: from the first frame to the terminal one.
-    async fn run(
-        &mut self,
-        request: &ValidRequest,
-        mut output: Option<mpsc::Sender<Output>>,
-        reply: &mut oneshot::Sender<Result<Executed, Error>>,
-    ) -> Result<Result<Executed, Error>, Lost> {
-        let op = self.next_op;
-        self.next_op = self.next_op.wrapping_add(1).max(1);
-        let dispatched = Instant::now();
-        let deadline = dispatched + INTERPRETER_START + request.timeout + HOST_SLACK;
-        let (mut execution, frames) = Execution::start(op, request);
-        for frame in &frames {
-            self.channel.send(frame).map_err(Lost::Channel)?;
+    fn on_due(&mut self) -> Result<(), End> {
+        let now = Instant::now();
+        if self.link.deadline().is_some_and(|deadline| deadline <= now) {
+            self.link.fail(&self.vm_id, None);
         }
-        debug!(vm_id = self.vm_id, op, language = %request.language, timeout = ?request.timeout, "executing");
-        let (mut first_output, mut deaf) = (None, false);
-        loop {
-            // A caller who stops listening does not stop the program.
-            if output.is_none() || deaf {
-                output = None;
-                self.deliver(&mut execution, None)?;
-            }
-            if execution.is_over() {
-                break;
-            }
-            tokio::select! {
-                biased;
-                // First, because a guest that never stops talking would outlast its time otherwise.
-                () = reply.closed() => return Err(Lost::Abandoned),
-                () = sleep_until(deadline) => return Err(Lost::Overdue),
-                permit = reserve(output.as_ref()), if output.is_some() && execution.has_output() => match permit {
-                    Some(permit) => self.deliver(&mut execution, Some(permit))?,
-                    None => deaf = true,
-                },
-                // Before the end of QEMU, because what came before it counts.
-                message = self.channel.next() => match message {
-                    Ok((from, message)) if from == op => {
-                        execution.on_message(message)?;
-                        if execution.has_output() {
-                            first_output.get_or_insert_with(Instant::now);
-                        }
-                    }
-                    Ok(_other) => {}
-                    Err(error) => return Err(self.unheard(error).await),
-                },
-                ended = self.instance.ended() => return Err(self.lost(ended).await),
-            }
+        if self.turn.idle_since().is_some_and(|since| since + LINGER <= now) {
+            self.permit.give_back_cpu();
         }
-        let finished = Instant::now();
-        let Some((outcome, ack)) = execution.into_finished() else { return Err(Lost::Overdue) };
-        self.channel.send(&ack).map_err(Lost::Channel)?;
-        debug!(vm_id = self.vm_id, op, elapsed = ?finished - dispatched, "executed");
-        Ok(match outcome {
-            Finished::Ran(ran) => Ok(Executed { ran, dispatched, first_output, finished }),
-            Finished::Refused(detail) => Err(Error::new(ErrorKind::Guest, "starting the program in the guest")
-                .because(detail)
-                .on_vm(&self.vm_id)),
-        })
-    }
-
-    /// Hands output to the caller: one piece under a permit, or all of it to nobody. The delivery grants the guest more.
-    fn deliver(&mut self, execution: &mut Execution, permit: Option<mpsc::Permit<'_, Output>>) -> Result<(), Lost> {
-        let mut permit = permit;
-        while let Some((piece, grant)) = execution.deliver() {
-            if let Some(grant) = grant {
-                self.channel.send(&grant).map_err(Lost::Channel)?;
-            }
-            if let Some(permit) = permit.take() {
-                permit.send(piece);
-                break;
-            }
+        let overdue = self.link.is_open() && self.turn.deadline().is_some_and(|deadline| deadline <= now);
+        if overdue && !self.turn.forgive(now) {
+            return Err(End::Lost(Lost::Overdue));
         }
         Ok(())
     }
 
-    /// A channel that cannot be used any more. QEMU closes it when it ends, and its end says more.
-    async fn unheard(&mut self, error: ChannelError) -> Lost {
+    /// A caller has taken output, which is worth a grant, or is gone, which ends the VM.
+    fn on_attention(&mut self) -> Result<(), End> {
+        if self.turn.is_abandoned() {
+            return Err(End::Abandoned);
+        }
+        match self.turn.grant() {
+            Some(grant) => self.send(&grant).map_err(End::Lost),
+            None => Ok(()),
+        }
+    }
+
+    fn on_cpu(&mut self, cpu: Result<Cpu, Error>) -> Result<(), End> {
+        match cpu {
+            Ok(cpu) => {
+                self.permit.keep_cpu(cpu);
+                self.dispatch().map_err(End::Lost)
+            }
+            // The VM keeps its life: the next execution may be luckier.
+            Err(refused) => {
+                self.turn.refuse(refused.on_vm(&self.vm_id));
+                Ok(())
+            }
+        }
+    }
+
+    async fn on_request(&mut self, request: Request) -> Result<(), End> {
+        match request {
+            Request::Execute { request, outlet } => {
+                let cpu = (!self.permit.has_cpu()).then(|| self.permit.claim_cpu());
+                self.turn.wait(Waiting::new(request, outlet, cpu));
+                if !self.link.is_open() {
+                    self.open(None).await;
+                }
+                self.dispatch().map_err(End::Lost)
+            }
+            Request::OpenChannel { reply } => {
+                self.open(Some(reply)).await;
+                Ok(())
+            }
+            Request::CloseChannel { reply } => {
+                debug!(vm_id = self.vm_id, "the agent's channel is closed");
+                self.link.close(&self.vm_id);
+                let _ = reply.send(());
+                Ok(())
+            }
+            Request::Destroy { ending, reply } => Err(End::Asked(ending, reply)),
+        }
+    }
+
+    async fn open(&mut self, reply: Option<oneshot::Sender<Result<(), Error>>>) {
+        self.link.open(&self.instance, &self.vm_id, reply).await;
+        if !self.link.is_open() && self.link.deadline().is_none() {
+            self.turn.refuse_waiting(|| super::unreachable(&self.vm_id));
+        }
+    }
+
+    /// Sends the program that waits for it, once there is CPU to run it and an agent to hear of it.
+    fn dispatch(&mut self) -> Result<(), Lost> {
+        if !self.link.is_open() || !self.permit.has_cpu() {
+            return Ok(());
+        }
+        let op = self.next_op;
+        let Some(frames) = self.turn.dispatch(op) else { return Ok(()) };
+        (self.next_op, self.unasked) = (op.wrapping_add(1).max(1), 0);
+        debug!(vm_id = self.vm_id, op, "executing");
+        frames.iter().try_for_each(|frame| self.send(frame))
+    }
+
+    fn on_message(&mut self, op: u32, message: GuestMessage) -> Result<(), Lost> {
+        if self.link.deadline().is_some() {
+            return self.on_greeting(op, &message);
+        }
+        if self.turn.op() != Some(op) {
+            self.unasked += 1;
+            return if self.unasked <= MAX_UNASKED || self.turn.deadline().is_some() {
+                Ok(())
+            } else {
+                Err(Lost::Talkative)
+            };
+        }
+        if self.turn.on_message(message, &self.vm_id)? {
+            self.send(&HostMessage::Ack.into_frame(op))?;
+            (self.turn, self.unasked) = (Turn::idle(), 0);
+        }
+        Ok(())
+    }
+
+    fn on_greeting(&mut self, op: u32, message: &GuestMessage) -> Result<(), Lost> {
+        let turn = &mut self.turn;
+        let answer = || HostMessage::Hello(host_hello(turn.resume())).into_frame(CONNECTION_OP);
+        let opened = self.link.on_greeting(op, message, &self.boot_id, answer).map_err(|error| match error {
+            Greeted::ByStranger(stranger) => Lost::Stranger(stranger),
+            Greeted::Channel(error) => Lost::Channel(error),
+        })?;
+        if opened {
+            debug!(vm_id = self.vm_id, "the agent's channel is open again");
+            self.turn.extend(Instant::now() + HOST_SLACK);
+            self.dispatch()?;
+        }
+        Ok(())
+    }
+
+    /// The connection cannot be used any more. QEMU closes it when it ends, and its end says more.
+    async fn on_silence(&mut self, error: ChannelError) -> Result<(), End> {
         if !matches!(error, ChannelError::Closed | ChannelError::Io(_)) {
-            return Lost::Channel(error);
+            return Err(End::Lost(error.into()));
         }
-        match self.instance.ended_soon().await {
-            Some(ended) => self.lost(ended).await,
-            None => Lost::Channel(error),
+        if let Some(ended) = self.instance.ended_soon().await {
+            return Err(End::Lost(self.lost(ended).await));
         }
+        if self.link.is_open() {
+            return Err(End::Lost(error.into()));
+        }
+        self.link.fail(&self.vm_id, Some(error));
+        self.turn.refuse_waiting(|| super::unreachable(&self.vm_id));
+        Ok(())
+    }
+
+    fn send(&mut self, frame: &Frame) -> Result<(), Lost> {
+        Ok(self.link.send(frame)?)
     }
 
     async fn lost(&mut self, ended: io::Result<Ended>) -> Lost {
@@ -338,45 +382,15 @@ impl Supervisor {
     }
 }
 
-async fn reserve(output: Option<&mpsc::Sender<Output>>) -> Option<mpsc::Permit<'_, Output>> {
-    output?.reserve().await.ok()
-}
-
-/// Dying, until dead. Whoever asked is told of the first try, as is who asks meanwhile; this task keeps trying.
-async fn bury(mut instance: Instance, vm_id: &str, asked: Option<DestroyReply>, mailbox: &mut mpsc::Receiver<Request>) {
-    let mut waiting: Vec<DestroyReply> = asked.into_iter().collect();
-    loop {
-        let result = instance.tear_down().await.map_err(Arc::new);
-        if let Err(error) = &result {
-            warn!(vm_id, error = error as &dyn std::error::Error, "the teardown is not complete");
-        }
-        let is_dead = !result.as_ref().is_err_and(|error| error.leaves_a_process());
-        if is_dead {
-            mailbox.close();
-        }
-        // A mailbox that is closed is emptied to the last letter on its way.
-        while let Some(request) = if is_dead { mailbox.recv().await } else { mailbox.try_recv().ok() } {
-            match request {
-                Request::Destroy { reply } => waiting.push(reply),
-                Request::Execute { reply, .. } => drop(reply.send(Err(gone(vm_id)))),
-            }
-        }
-        for reply in waiting.drain(..) {
-            let _ = reply.send(result.clone().map_err(|error| incomplete(error, vm_id)));
-        }
-        if is_dead {
-            return;
-        }
-        tokio::time::sleep(RETRY_TEARDOWN).await;
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 
-fn incomplete(error: Arc<TeardownError>, vm_id: &str) -> Error {
-    Error::new(ErrorKind::Teardown, "ending a VM")
-        .because(error)
-        .on_vm(vm_id)
-        .remedied_by("sbx doctor shows what is left; the next start of any sandbox ends and removes what it can")
-}
+/// What is handed to the caller of one execution at its end.
+pub(super) type Finale = Result<Executed, Error>;
 
 #[cfg(test)]
 mod tests;

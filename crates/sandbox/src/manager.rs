@@ -1,0 +1,109 @@
+//! The manager of VMs: it checks what is asked for, waits for memory and CPU, and makes VMs. It owns none of them: each has a
+//! supervisor, and the manager only knows that they are still there.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::info;
+
+use crate::{
+    Error, ErrorKind, QemuVm, SchedulerConfig, VmSpec,
+    admission::{Admission, Kernel, Priority},
+    host::{self, Facts, Host},
+    paths::Environment,
+    request::ValidVm,
+    run_dir,
+    vm::Common,
+};
+
+/// How long [`VmManager::close`] waits for VMs that are being torn down.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Makes VMs.
+///
+/// This is the lower of two doors: [`Scheduler`](crate::Scheduler) runs code, and a manager hands out the VMs themselves. Dropped
+/// without [`close`](Self::close), VMs that nobody holds are still torn down as long as the runtime lives; with `close` that is
+/// proven for all.
+#[derive(Debug)]
+pub struct VmManager {
+    common: Common,
+    admission: Admission,
+}
+
+impl VmManager {
+    /// Finds QEMU, an accelerator and the image, and ends and removes what processes that are gone have left.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Dependency`], [`ErrorKind::AssetNotFound`] or [`ErrorKind::AssetDamaged`] with a remedy, or an invalid
+    /// field of `config`.
+    pub async fn start(config: SchedulerConfig) -> Result<Self, Error> {
+        let settings = config.clone().resolve(&Environment::read())?;
+        let host = host::blocking("examining this machine", move || {
+            let reaped = run_dir::reap(&settings.run_dir)
+                .map_err(|error| Error::new(ErrorKind::Host, "clearing up after earlier processes").because(error))?;
+            if reaped.directories > 0 {
+                info!(?reaped, "cleared up after processes that are gone");
+            }
+            Host::examine(&settings)
+        })
+        .await?;
+        let admission = Admission::new(host.budget, Kernel::of_this_machine());
+        let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
+        Ok(Self { common: Common { config: Arc::new(config), host: Arc::new(host), alive, closing }, admission })
+    }
+
+    /// The configuration that it was started with.
+    #[must_use]
+    pub fn config(&self) -> &SchedulerConfig {
+        &self.common.config
+    }
+
+    /// What was found on this machine.
+    #[must_use]
+    pub fn facts(&self) -> &Facts {
+        &self.common.host.facts
+    }
+
+    /// Boots a VM. Dropping the future ends what has been made of it.
+    ///
+    /// # Errors
+    /// `spec` is invalid, there is no room, or the VM did not come up; see [`ErrorKind`].
+    pub async fn create_vm(&self, spec: VmSpec) -> Result<QemuVm, Error> {
+        self.create(spec.validate(&self.common.config)?).await
+    }
+
+    /// Refuses new VMs, ends all there are, executions under way with [`ErrorKind::Closed`], and waits until every VM is confirmed
+    /// dead.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Teardown`] if one is not within 30 s.
+    pub async fn close(&self) -> Result<(), Error> {
+        let Common { alive, closing, .. } = &self.common;
+        self.admission.close();
+        closing.cancel();
+        alive.close();
+        tokio::time::timeout(CLOSE_PATIENCE, alive.wait()).await.map_err(|_elapsed| {
+            let message = format!("closing the scheduler: {} VMs are not confirmed dead", alive.len());
+            Error::new(ErrorKind::Teardown, message).remedied_by("sbx ps shows what is left")
+        })
+    }
+
+    /// Boots a VM that has been checked.
+    pub(crate) async fn create(&self, spec: ValidVm) -> Result<QemuVm, Error> {
+        // Before the look at `closing`, so that whoever closes waits for a call that has looked before.
+        let _alive = self.common.alive.token();
+        tokio::select! {
+            biased;
+            // What is dropped here abandons its VM.
+            () = self.common.closing.cancelled() => {
+                Err(Error::new(ErrorKind::Closed, "creating a VM: the scheduler has been closed"))
+            }
+            vm = self.admit_and_boot(spec) => vm,
+        }
+    }
+
+    async fn admit_and_boot(&self, spec: ValidVm) -> Result<QemuVm, Error> {
+        let permit = self.admission.admit(spec.memory_mib, Priority::Normal).await?;
+        QemuVm::boot(&self.common, spec, permit).await
+    }
+}
