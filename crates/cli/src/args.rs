@@ -146,6 +146,8 @@ pub(crate) struct BenchArgs {
 pub(crate) enum BenchCommand {
     /// Cold runs: fresh VMs one after the other, and where their time goes
     Cold(ColdArgs),
+    /// Idle VMs: what they take of the host that have nothing to do, connected and orphaned
+    Idle(IdleArgs),
 }
 
 #[derive(Debug, Args)]
@@ -154,6 +156,24 @@ pub(crate) struct ColdArgs {
     #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) number: u32,
     /// Languages to measure [default: all]
+    #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
+    pub(crate) language: Vec<Language>,
+    /// Print every sample as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdleArgs {
+    /// VMs that are idle at once
+    #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) number: u32,
+    /// Seconds that each state is measured
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Languages of the VMs, in turn [default: all]
     #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
     pub(crate) language: Vec<Language>,
     /// Print every sample as JSON

@@ -6,7 +6,11 @@ use std::{fmt::Write as _, time::Duration};
 
 use exec_sandbox::Outcome;
 
-use super::{Series, memory::Resident};
+use super::{
+    cold::Series,
+    figures::{Figures, figures},
+    memory::Resident,
+};
 use crate::{
     json::ms,
     print::{FAINT, HEADER},
@@ -75,33 +79,13 @@ fn language(page: &mut String, series: &Series) {
 }
 
 /// Bytes in MiB, to the nearest.
-fn mib(bytes: u64) -> u64 {
+pub(super) fn mib(bytes: u64) -> u64 {
     (bytes + (1 << 19)) >> 20
-}
-
-/// Median and 95th percentile of something that was measured in every run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Figures {
-    median: f64,
-    p95: f64,
 }
 
 fn reading(series: &Series, read: Reading) -> Option<Figures> {
     let values: Option<Vec<f64>> = series.samples.iter().map(read).collect();
     figures(values?)
-}
-
-fn figures(mut values: Vec<f64>) -> Option<Figures> {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let median = if values.len().is_multiple_of(2) {
-        f64::midpoint(*values.get(middle.checked_sub(1)?)?, *values.get(middle)?)
-    } else {
-        *values.get(middle)?
-    };
-    // Nearest rank: a value that was measured. Of fewer than twenty it is the largest.
-    let rank = (values.len() * 95).div_ceil(100);
-    Some(Figures { median, p95: *values.get(rank.checked_sub(1)?)? })
 }
 
 /// A bar as long as `part` is of `whole`, to an eighth of a cell. What took place at all has one eighth.
@@ -119,15 +103,6 @@ fn bar(part: f64, whole: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_median_lies_between_the_middle_two_and_the_percentile_was_measured() {
-        assert_eq!(figures(vec![4.0, 1.0, 3.0, 2.0]), Some(Figures { median: 2.5, p95: 4.0 }));
-        assert_eq!(figures(vec![3.0]), Some(Figures { median: 3.0, p95: 3.0 }));
-        let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
-        assert_eq!(figures(hundred), Some(Figures { median: 50.5, p95: 95.0 }));
-        assert_eq!(figures(Vec::new()), None);
-    }
 
     #[test]
     fn a_bar_is_as_long_as_its_share() {
