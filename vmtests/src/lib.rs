@@ -127,6 +127,32 @@ pub fn processes(vm_id: &str) -> Vec<u32> {
         .collect()
 }
 
+/// Processes, zombies included, that this process is the parent of.
+///
+/// # Panics
+/// `/proc` cannot be read.
+#[must_use]
+pub fn children() -> Vec<u32> {
+    let tasks = fs::read_dir("/proc/self/task").expect("/proc can be read").filter_map(Result::ok);
+    let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+    lists
+        .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        .flat_map(|pid| pid.parse())
+        .collect()
+}
+
+/// The resident memory of this process.
+///
+/// # Panics
+/// `/proc` does not say.
+#[must_use]
+pub fn resident_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").expect("/proc can be read");
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+    kib.expect("the kernel says it") * 1024
+}
+
 /// Asks again and again until there is an answer.
 ///
 /// # Panics
