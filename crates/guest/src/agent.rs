@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!   port reader ──▶ agent ──▶ executor ──▶ interpreters
-//!   port writer ◀────┴───────────┘  (output goes to the writer directly)
+//!   port writer ◀────┴───────────┘  (output goes to the writer directly, while its program runs)
 //! ```
 
 use std::{convert::Infallible, io, rc::Rc, time::Instant};
@@ -122,9 +122,8 @@ impl Agent {
                 },
                 finished = finished.recv() => match finished {
                     Some(finished) => {
-                        if let Some((op, message)) = self.operations.finish(finished) {
-                            self.send(op, message).await;
-                        }
+                        let effects = self.operations.finish(finished);
+                        self.follow(effects).await;
                     }
                     None => return AgentError::Ended { part: "executor" },
                 },
@@ -132,7 +131,7 @@ impl Agent {
         }
     }
 
-    /// A host is there: who we are, then what it may have missed.
+    /// A host is there: who we are. What it may have missed follows its answer, which says what that is.
     async fn greet(&mut self, connection: Connection) {
         self.connection = Some(connection);
         (self.decoder, self.deaf) = (FrameDecoder::default(), false);
@@ -140,6 +139,8 @@ impl Agent {
     }
 
     async fn introduce(&mut self, connection: Connection) {
+        // First, so that the executor sends nothing more that is meant for an earlier host.
+        let command = self.operations.greet();
         let hello = Hello {
             generation: GENERATION,
             boot_id: self.boot_id.to_vec(),
@@ -148,15 +149,13 @@ impl Agent {
         };
         let frame = GuestMessage::Hello(hello).into_frame(CONNECTION_OP);
         let _ = self.outgoing.send(Outgoing::Open(connection, frame)).await;
-        for (op, message) in self.operations.greet() {
-            self.send(op, message).await;
-        }
-        self.tell(Command::Host(true)).await;
+        self.tell(command).await;
     }
 
     async fn lose(&mut self) {
         self.connection = None;
-        self.tell(Command::Host(false)).await;
+        let command = self.operations.lose();
+        self.tell(command).await;
     }
 
     async fn hear(&mut self, bytes: &[u8]) {
@@ -181,10 +180,16 @@ impl Agent {
     async fn frame<E: std::error::Error>(&mut self, op: u32, message: Result<HostMessage, E>) -> Result<(), String> {
         let message = message.map_err(|error| kmsg::chain(&error))?;
         let effects = self.operations.hear(op, message, Instant::now()).map_err(|error| kmsg::chain(&error))?;
+        self.follow(effects).await;
+        Ok(())
+    }
+
+    async fn follow(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(op, message) => self.send(op, message).await,
-                Effect::Tell(command) => self.tell(command).await,
+                // Queued in turn with the executor's. The writer lives as long as the agent, and drops what has no host.
+                Effect::Send(frame) => drop(self.outgoing.send(Outgoing::Frame(frame)).await),
+                Effect::Tell(command) => self.tell(Some(command)).await,
                 Effect::Clock(unix_time_ns) => {
                     if let Err(error) = clock::set(unix_time_ns) {
                         kmsg::warn(&format!("cannot set the clock: {error}"));
@@ -197,15 +202,11 @@ impl Agent {
                 }
             }
         }
-        Ok(())
     }
 
-    /// Queues a frame. The writer lives as long as the agent, and drops what has no host.
-    async fn send(&self, op: u32, message: GuestMessage) {
-        let _ = self.outgoing.send(Outgoing::Frame(message.into_frame(op))).await;
-    }
-
-    async fn tell(&self, command: Command) {
-        let _ = self.commands.send(command).await;
+    async fn tell(&self, command: Option<Command>) {
+        if let Some(command) = command {
+            let _ = self.commands.send(command).await;
+        }
     }
 }

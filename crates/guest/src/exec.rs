@@ -5,7 +5,9 @@
 //!              │ (started while the program still arrives)            │
 //!              └──────────▶ Refused                                   └ deadline, cancel: see `ladder`
 //! ```
-//! The executor owns interpreters and their pipes; commands reach it in every state, so a cancel never waits behind anything.
+//! The executor owns interpreters and their pipes; commands reach it in every state, so a cancel never waits behind anything. It
+//! does not know whether there is a host: that is in the streams. A program that has ended occupies it no longer, wherever its output
+//! has got to.
 
 mod current;
 mod drive;
@@ -14,19 +16,19 @@ mod ladder;
 mod verdict;
 mod workspace;
 
-use std::time::Instant;
+use std::{rc::Rc, time::Instant};
 
-use exec_sandbox_wire::{Credit, Done, Program, Refused};
+use exec_sandbox_wire::{Done, Program, Refused};
 
 pub(crate) use executor::{Executor, Parts};
 
-use crate::program::Terms;
+use crate::{output::Streams, program::Terms};
 
 /// What the agent tells the executor. The number is the operation's; a command for an operation that is over is ignored.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// An execution begins; its program follows.
-    Begin(u32, Terms, Instant),
+    /// An execution begins, with streams for its output; its program follows.
+    Begin(u32, Terms, Rc<Streams>, Instant),
     /// Its program is whole.
     Program(u32, Program),
     /// Its program will not come, and its end has been reported.
@@ -35,10 +37,6 @@ pub(crate) enum Command {
     Signal(u32, u8),
     /// It shall end.
     Cancel(u32),
-    /// More of its output may be sent.
-    Credit(u32, Credit),
-    /// A host has come, or has gone.
-    Host(bool),
 }
 
 /// How an operation ended: its terminal frame.

@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use exec_sandbox_wire::{Kind, Language, limits};
+use exec_sandbox_wire::{Language, limits};
 use rustix::{
     process::{Pid, Signal},
     rand::GetRandomFlags,
@@ -24,7 +24,7 @@ pub(crate) use recipe::install;
 
 use crate::{
     cgroup::UserGroup,
-    output::Pipe,
+    output::{Pipe, Streams},
     reaper::{Child, Exit, Reaper},
     spawn::{Launch, LaunchError},
 };
@@ -102,8 +102,8 @@ impl Interpreter {
         let mut interpreter = Self {
             process,
             control: Control::new(started.control).map_err(watch)?,
-            stdout: Pipe::new(started.stdout, Kind::STDOUT).map_err(watch)?,
-            stderr: Pipe::new(started.stderr, Kind::STDERR).map_err(watch)?,
+            stdout: Pipe::new(started.stdout).map_err(watch)?,
+            stderr: Pipe::new(started.stderr).map_err(watch)?,
         };
         interpreter.become_ready(program).await?;
         Ok(interpreter)
@@ -116,8 +116,14 @@ impl Interpreter {
 
     /// Throws away what background processes wrote since the last execution: it belongs to none.
     pub(crate) fn forget_output(&mut self) {
-        self.stdout.take_waiting();
-        self.stderr.take_waiting();
+        self.stdout.forget();
+        self.stderr.forget();
+    }
+
+    /// Takes over what the program that ran had written by now.
+    pub(crate) fn take_output(&mut self, streams: &Streams) {
+        self.stdout.drain(&streams.stdout);
+        self.stderr.drain(&streams.stderr);
     }
 
     async fn become_ready(&mut self, program: &Path) -> Result<(), StartError> {
@@ -137,9 +143,7 @@ impl Interpreter {
     }
 
     fn last_words(&mut self) -> String {
-        let words = self.stderr.take_waiting();
-        let tail = words.get(words.len().saturating_sub(MAX_LAST_WORDS_BYTES)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).into_owned()
+        String::from_utf8_lossy(&self.stderr.last_waiting(MAX_LAST_WORDS_BYTES)).into_owned()
     }
 }
 

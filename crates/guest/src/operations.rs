@@ -8,24 +8,41 @@
 //!      │             └── Abandoned ──────▶ Over
 //!      └── refused ────────────────────▶ Over
 //! ```
+//!
+//! An operation that is over is kept until the host acknowledges it: its terminal frame, and of its output what the host may lack.
+//! The terminal frame follows all output, as far as the host grants for it. What may be said at all depends on the host:
+//!
+//! ```text
+//!  Away ─▶ Greeted ─▶ (its HELLO) Present ─▶ Away
+//!             ▲            └─ HELLO ─┐
+//!             └──────────────────────┘
+//! ```
+//! Only a host that is present is told anything about an operation. Its Hello says how far it has come with each that it waits for,
+//! and there each goes on. One that it does not name is told again from what is kept: who does not wait for it acknowledges it.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use exec_sandbox_wire::{
-    CONNECTION_OP, ExecStart, GENERATION, GuestMessage, Hello, HostMessage, Kind, Refusal, Refused, limits,
+    CONNECTION_OP, Credit, ExecStart, FlowError, Frame, GENERATION, GuestMessage, Hello, HostMessage, Kind, Refusal,
+    Refused, ResumePoint, limits,
 };
 
 use crate::{
     exec::{Command, Finished, Terminal},
+    output::{ResumeError, Streams},
     program::{Assembly, Terms},
 };
+
+/// What executions that are over may make the agent keep of their output, with one more that runs: four times what one may. A host
+/// that lets it come to that is asked to acknowledge before it is served again; nothing that it may still want is thrown away.
+const MAX_KEPT_BYTES: u64 = 4 * Streams::MAX_KEPT_BYTES;
 
 /// What is to be done about something the host said.
 #[derive(Debug)]
 pub(crate) enum Effect {
     /// Say this.
-    Send(u32, GuestMessage),
+    Send(Frame),
     /// Tell the executor.
     Tell(Command),
     /// Set the wall clock.
@@ -43,16 +60,53 @@ pub(crate) enum Violation {
     /// Another contract than ours.
     #[error("the host speaks generation {0}, and this agent {GENERATION}")]
     Generation(u32),
+    /// More than a window.
+    #[error("the host grants too much for operation {op}")]
+    Credit {
+        /// The operation.
+        op: u32,
+        source: FlowError,
+    },
+    /// A host that has not come from where it says.
+    #[error("the host cannot go on with operation {op}")]
+    Resume {
+        /// The operation.
+        op: u32,
+        source: ResumeError,
+    },
+    /// More operations than can be under way, or one twice.
+    #[error("the host goes on with {0} operations, which are too many or not all different")]
+    Points(usize),
 }
 
 /// The operations that are not forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Operations {
-    table: BTreeMap<u32, State>,
+    table: BTreeMap<u32, Operation>,
     /// The execution that the executor has not finished.
     executing: Option<u32>,
-    /// The host has not answered our greeting yet.
-    greeting: bool,
+    host: Host,
+}
+
+/// What is known of the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Host {
+    /// There is none.
+    #[default]
+    Away,
+    /// It has not answered our greeting yet.
+    Greeted,
+    /// It has said how far it has come.
+    Present,
+}
+
+#[derive(Debug)]
+struct Operation {
+    state: State,
+    /// Empty for one that was refused.
+    streams: Rc<Streams>,
+    /// The host has called it off, and wants nothing more of its output than what is sent by its end.
+    cancelled: bool,
 }
 
 #[derive(Debug)]
@@ -60,55 +114,83 @@ enum State {
     Collecting(Assembly),
     Running,
     /// Refused, and not yet let go by the executor: were the host told now, its next request would find it busy.
-    Abandoned(GuestMessage),
-    Over(GuestMessage),
+    Abandoned(Refused),
+    Over {
+        terminal: GuestMessage,
+        /// The host that is present has been told.
+        told: bool,
+    },
 }
 
 impl Operations {
-    /// A host is being greeted: what it has to hear again.
-    pub(crate) fn greet(&mut self) -> Vec<(u32, GuestMessage)> {
-        self.greeting = true;
-        let over = |(op, state): (&u32, &State)| match state {
-            State::Over(message) => Some((*op, message.clone())),
-            State::Collecting(_) | State::Running | State::Abandoned(_) => None,
-        };
-        self.table.iter().filter_map(over).collect()
+    /// A host is being greeted: what the executor has to be told.
+    pub(crate) fn greet(&mut self) -> Option<Command> {
+        let command = self.lose();
+        self.host = Host::Greeted;
+        command
+    }
+
+    /// The host has gone: what the executor has to be told.
+    pub(crate) fn lose(&mut self) -> Option<Command> {
+        self.host = Host::Away;
+        let mut command = None;
+        for (op, Operation { state, streams, .. }) in &mut self.table {
+            streams.suspend();
+            match state {
+                State::Over { told, .. } => *told = false,
+                // What has not come will not come any more.
+                State::Collecting(_) => {
+                    let detail = "the connection was lost before the program was whole".to_owned();
+                    *state = State::Abandoned(Refused { reason: Refusal::BadRequest.into(), detail });
+                    command = Some(Command::Abandon(*op));
+                }
+                State::Running | State::Abandoned(_) => {}
+            }
+        }
+        command
     }
 
     /// The host says something about an operation.
     pub(crate) fn hear(&mut self, op: u32, message: HostMessage, now: Instant) -> Result<Vec<Effect>, Violation> {
         Ok(match message {
             HostMessage::Hello(hello) => self.hello(&hello)?,
-            HostMessage::Ping(body) => vec![Effect::Send(op, GuestMessage::Pong(body))],
+            HostMessage::Ping(body) => vec![Effect::Send(GuestMessage::Pong(body).into_frame(op))],
             HostMessage::ExecStart(start) => self.begin(op, &start, now)?,
             HostMessage::ExecProgram(piece) => self.collect(op, &piece),
             HostMessage::ExecSignal(signal) => match u8::try_from(signal.number) {
                 Ok(number @ 1..=64) if self.is_active(op) => vec![Effect::Tell(Command::Signal(op, number))],
                 _ => Vec::new(),
             },
-            HostMessage::ExecCancel if self.is_active(op) => vec![Effect::Tell(Command::Cancel(op))],
-            HostMessage::Credit(credit) if self.is_active(op) => vec![Effect::Tell(Command::Credit(op, credit))],
+            HostMessage::ExecCancel => self.cancel(op),
+            HostMessage::Credit(credit) => self.grant(op, credit)?,
             HostMessage::Ack => {
                 self.forget(op);
                 Vec::new()
             }
             HostMessage::Unknown(kind) => self.unknown(op, kind),
-            // For an operation that is over: the two crossed on the way.
-            HostMessage::ExecCancel | HostMessage::Credit(_) => Vec::new(),
         })
     }
 
     /// The executor has finished one.
-    pub(crate) fn finish(&mut self, finished: Finished) -> Option<(u32, GuestMessage)> {
+    pub(crate) fn finish(&mut self, finished: Finished) -> Vec<Effect> {
+        let Finished { op, terminal } = finished;
         self.executing = None;
-        let message = match (finished.terminal, self.table.remove(&finished.op)) {
-            (_, Some(State::Abandoned(refused))) => refused,
-            (Some(Terminal::Done(done)), _) => GuestMessage::Done(done),
-            (Some(Terminal::Refused(refused)), _) => GuestMessage::Refused(refused),
-            (None, _) => return None,
+        let Some(Operation { state, streams, cancelled }) = self.table.get_mut(&op) else { return Vec::new() };
+        // Asked here and not of the executor: the program may have ended before it heard of it.
+        if *cancelled {
+            streams.give_up();
+        }
+        let terminal = match (&*state, terminal) {
+            (State::Abandoned(refused), _) => GuestMessage::Refused(refused.clone()),
+            (_, Some(Terminal::Refused(refused))) => GuestMessage::Refused(refused),
+            (_, Some(Terminal::Done(done))) => GuestMessage::Done(done),
+            (_, None) => {
+                self.table.remove(&op);
+                return Vec::new();
+            }
         };
-        self.table.insert(finished.op, State::Over(message.clone()));
-        Some((finished.op, message))
+        *state = State::Over { terminal, told: false };
+        self.advance(op)
     }
 
     fn hello(&mut self, hello: &Hello) -> Result<Vec<Effect>, Violation> {
@@ -116,11 +198,44 @@ impl Operations {
             return Err(Violation::Generation(hello.generation));
         }
         let mut effects = vec![Effect::Clock(hello.unix_time_ns)];
-        // A Hello that answers nothing comes from a host that took over an open port, as after a restore.
-        if !self.greeting {
+        // A Hello that answers nothing comes from a host that took over an open port, as after a restore. How far that one has come
+        // it says in its answer.
+        if self.host == Host::Greeted {
+            effects.extend(self.resume(&hello.resume)?);
+        } else {
             effects.push(Effect::Greet);
         }
-        self.greeting = false;
+        Ok(effects)
+    }
+
+    /// The host is there, and has come so far. Points are checked before any is followed.
+    fn resume(&mut self, points: &[ResumePoint]) -> Result<Vec<Effect>, Violation> {
+        let by_op: BTreeMap<u32, &ResumePoint> = points.iter().map(|point| (point.op, point)).collect();
+        if by_op.len() != points.len() || points.len() > limits::MAX_OPERATIONS {
+            return Err(Violation::Points(points.len()));
+        }
+        for (&op, point) in &by_op {
+            if let Some(operation) = self.table.get(&op) {
+                operation.streams.check(point).map_err(|source| Violation::Resume { op, source })?;
+            }
+        }
+        for (&op, operation) in &self.table {
+            match by_op.get(&op) {
+                Some(point) => operation.streams.resume(point).map_err(|source| Violation::Resume { op, source })?,
+                None => operation.streams.restart(),
+            }
+        }
+        self.host = Host::Present;
+        let mut effects = Vec::new();
+        for op in by_op.into_keys().filter(|op| *op != CONNECTION_OP) {
+            // Its start was lost on the way, so none of it has run.
+            if !self.table.contains_key(&op) {
+                let detail = "no operation of this number has begun".to_owned();
+                effects.extend(self.refuse(op, Refusal::UnknownOperation, detail));
+            }
+        }
+        let known: Vec<u32> = self.table.keys().copied().collect();
+        effects.extend(known.into_iter().flat_map(|op| self.advance(op)));
         Ok(effects)
     }
 
@@ -129,19 +244,27 @@ impl Operations {
             return Err(Violation::Number(op));
         }
         if let Some(other) = self.executing {
-            return Ok(vec![self.refuse(op, Refusal::Busy, format!("operation {other} is still executing"))]);
+            return Ok(self.refuse(op, Refusal::Busy, format!("operation {other} is still executing")));
         }
         if self.table.len() >= limits::MAX_OPERATIONS {
-            return Ok(vec![self.refuse(op, Refusal::Busy, "too many operations are not acknowledged".to_owned())]);
+            return Ok(self.refuse(op, Refusal::Busy, "too many operations are not acknowledged".to_owned()));
+        }
+        if self.kept_bytes() + Streams::MAX_KEPT_BYTES > MAX_KEPT_BYTES {
+            return Ok(self.refuse(op, Refusal::Busy, "too much output is not acknowledged".to_owned()));
         }
         let (terms, assembly) =
             match Terms::of(start).and_then(|terms| Ok((terms, Assembly::begin(start.program_bytes)?))) {
                 Ok(request) => request,
-                Err(error) => return Ok(vec![self.refuse(op, Refusal::BadRequest, error.to_string())]),
+                Err(error) => return Ok(self.refuse(op, Refusal::BadRequest, error.to_string())),
             };
+        let streams = Rc::new(Streams::new(op));
+        if self.host == Host::Present {
+            streams.restart();
+        }
         self.executing = Some(op);
-        self.table.insert(op, State::Collecting(assembly));
-        let mut effects = vec![Effect::Tell(Command::Begin(op, terms, now))];
+        let begin = Command::Begin(op, terms, Rc::clone(&streams), now);
+        self.table.insert(op, Operation { state: State::Collecting(assembly), streams, cancelled: false });
+        let mut effects = vec![Effect::Tell(begin)];
         if start.program_bytes == 0 {
             effects.extend(self.collect(op, &Bytes::new()));
         }
@@ -150,28 +273,69 @@ impl Operations {
 
     fn collect(&mut self, op: u32, piece: &Bytes) -> Vec<Effect> {
         // Pieces of an operation that was refused, or is whole, may still be on their way.
-        let Some(State::Collecting(assembly)) = self.table.get_mut(&op) else { return Vec::new() };
+        let Some(Operation { state, .. }) = self.table.get_mut(&op) else { return Vec::new() };
+        let State::Collecting(assembly) = state else { return Vec::new() };
         match assembly.add(piece) {
             Ok(None) => Vec::new(),
             Ok(Some(program)) => {
-                self.table.insert(op, State::Running);
+                *state = State::Running;
                 vec![Effect::Tell(Command::Program(op, program))]
             }
             Err(error) => {
-                let refused = Refused { reason: Refusal::BadRequest.into(), detail: error.to_string() };
-                self.table.insert(op, State::Abandoned(GuestMessage::Refused(refused)));
+                *state = State::Abandoned(Refused { reason: Refusal::BadRequest.into(), detail: error.to_string() });
                 vec![Effect::Tell(Command::Abandon(op))]
             }
         }
     }
 
-    fn refuse(&mut self, op: u32, reason: Refusal, detail: String) -> Effect {
-        let message = GuestMessage::Refused(Refused { reason: reason.into(), detail });
-        // What is not kept is not said again after a reconnect: the price of asking for more than the table holds.
-        if self.table.len() < limits::MAX_OPERATIONS || self.table.contains_key(&op) {
-            self.table.insert(op, State::Over(message.clone()));
+    fn cancel(&mut self, op: u32) -> Vec<Effect> {
+        let Some(operation) = self.table.get_mut(&op) else { return Vec::new() };
+        operation.cancelled = true;
+        match operation.state {
+            State::Collecting(_) | State::Running => vec![Effect::Tell(Command::Cancel(op))],
+            State::Abandoned(_) => Vec::new(),
+            State::Over { .. } => {
+                operation.streams.give_up();
+                self.advance(op)
+            }
         }
-        Effect::Send(op, message)
+    }
+
+    fn grant(&mut self, op: u32, credit: Credit) -> Result<Vec<Effect>, Violation> {
+        // For one that is forgotten: the two crossed on the way.
+        let Some(operation) = self.table.get(&op) else { return Ok(Vec::new()) };
+        operation.streams.grant(credit).map_err(|source| Violation::Credit { op, source })?;
+        Ok(self.advance(op))
+    }
+
+    /// Goes on with what the host has to be told about an operation that is over: its output as far as is granted, then its end.
+    fn advance(&mut self, op: u32) -> Vec<Effect> {
+        let Some(Operation { state: State::Over { terminal, told: told @ false }, streams, .. }) =
+            self.table.get_mut(&op)
+        else {
+            return Vec::new();
+        };
+        if self.host != Host::Present {
+            return Vec::new();
+        }
+        let mut effects: Vec<Effect> = std::iter::from_fn(|| streams.next_frame()).map(Effect::Send).collect();
+        if streams.are_sent() {
+            *told = true;
+            effects.push(Effect::Send(terminal.clone().into_frame(op)));
+        }
+        effects
+    }
+
+    fn refuse(&mut self, op: u32, reason: Refusal, detail: String) -> Vec<Effect> {
+        let terminal = GuestMessage::Refused(Refused { reason: reason.into(), detail });
+        if self.table.len() < limits::MAX_OPERATIONS {
+            let state = State::Over { terminal, told: false };
+            self.table.insert(op, Operation { state, streams: Rc::new(Streams::new(op)), cancelled: false });
+            return self.advance(op);
+        }
+        // What is not kept is not said again after a reconnect: the price of asking for more than the table holds.
+        let present = self.host == Host::Present;
+        present.then(|| Effect::Send(terminal.into_frame(op))).into_iter().collect()
     }
 
     /// A newer host may begin operations that this agent has never heard of, and say more about them before it is refused.
@@ -179,17 +343,22 @@ impl Operations {
         if op == CONNECTION_OP || self.table.contains_key(&op) {
             return Vec::new();
         }
-        vec![self.refuse(op, Refusal::UnknownOperation, format!("frames of kind {kind:?} mean nothing to this agent"))]
+        self.refuse(op, Refusal::UnknownOperation, format!("frames of kind {kind:?} mean nothing to this agent"))
     }
 
     fn forget(&mut self, op: u32) {
-        if matches!(self.table.get(&op), Some(State::Over(_))) {
+        if matches!(self.table.get(&op), Some(Operation { state: State::Over { .. }, .. })) {
             self.table.remove(&op);
         }
     }
 
     fn is_active(&self, op: u32) -> bool {
-        matches!(self.table.get(&op), Some(State::Collecting(_) | State::Running))
+        let state = self.table.get(&op).map(|operation| &operation.state);
+        matches!(state, Some(State::Collecting(_) | State::Running))
+    }
+
+    fn kept_bytes(&self) -> u64 {
+        self.table.values().map(|operation| operation.streams.kept_bytes()).sum()
     }
 }
 

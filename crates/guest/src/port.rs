@@ -10,6 +10,10 @@
 //! The port never blocks, although it has threads to block: a blocking write that began as the host left would end when the next
 //! one comes, and put half a frame before its Hello. So each write checks that the connection is still the one it was meant for,
 //! and [`Connections`] counts them. Bytes that are already with the kernel when a host leaves are thrown away by QEMU.
+//!
+//! Either thread may be the first to see that the host has gone. The reader may be waiting for the agent, which may be waiting for
+//! the writer, which waits for a host: so the writer must not wait for the reader to tell it. Only a host that is back before either
+//! thread has run is not seen; it hears no Hello, and says its own, which the agent answers with one.
 
 mod reader;
 mod writer;
@@ -119,8 +123,10 @@ impl Connections {
         Connection(self.0.load(Ordering::SeqCst))
     }
 
-    fn end(&self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
+    /// The host of this connection has gone. Both threads may say so, and it counts once.
+    fn end(&self, connection: Connection) {
+        let Connection(number) = connection;
+        let _ = self.0.compare_exchange(number, number.wrapping_add(1), Ordering::SeqCst, Ordering::SeqCst);
     }
 }
 
@@ -162,4 +168,20 @@ fn find() -> Option<PathBuf> {
         thread::sleep(FIND_STEP);
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_once_whoever_says_so_and_no_later_one_with_it() {
+        let connections = Connections::default();
+        let first = connections.current();
+        connections.end(first);
+        let second = connections.current();
+        connections.end(first);
+        assert_ne!(first, second);
+        assert_eq!(connections.current(), second, "the other thread has seen it too");
+    }
 }

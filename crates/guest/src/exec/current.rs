@@ -1,9 +1,11 @@
 //! The execution under way, as far as commands change it.
 
-use exec_sandbox_wire::{Credit, Program, limits};
+use std::rc::Rc;
+
+use exec_sandbox_wire::Program;
 
 use super::Command;
-use crate::{kmsg, output::Meter, program::Terms};
+use crate::{output::Streams, program::Terms};
 
 /// An execution from its start to its last frame.
 #[derive(Debug)]
@@ -11,10 +13,7 @@ pub(super) struct Current {
     pub(super) op: u32,
     pub(super) terms: Terms,
     pub(super) program: Option<Program>,
-    pub(super) stdout: Meter,
-    pub(super) stderr: Meter,
-    /// A host is there to be told.
-    pub(super) hosted: bool,
+    pub(super) streams: Rc<Streams>,
     /// It shall not run, or no longer.
     pub(super) stopped: Option<Stopped>,
 }
@@ -38,24 +37,14 @@ pub(super) enum Demand {
 }
 
 impl Current {
-    pub(super) fn new(op: u32, terms: Terms, hosted: bool) -> Self {
-        Self {
-            op,
-            terms,
-            program: None,
-            stdout: Meter::new(limits::MAX_STDOUT_BYTES),
-            stderr: Meter::new(limits::MAX_STDERR_BYTES),
-            hosted,
-            stopped: None,
-        }
+    pub(super) fn new(op: u32, terms: Terms, streams: Rc<Streams>) -> Self {
+        Self { op, terms, program: None, streams, stopped: None }
     }
 
     /// Takes a command in.
     pub(super) fn absorb(&mut self, command: Command) -> Option<Demand> {
         match command {
-            Command::Host(hosted) => self.host(hosted),
             Command::Program(op, program) if op == self.op => self.program = Some(program),
-            Command::Credit(op, credit) if op == self.op => self.grant(credit),
             Command::Signal(op, number) if op == self.op => return Some(Demand::Signal(number)),
             Command::Cancel(op) if op == self.op => {
                 self.stopped = self.stopped.or(Some(Stopped::Cancelled));
@@ -66,21 +55,5 @@ impl Current {
             _ => {}
         }
         None
-    }
-
-    fn host(&mut self, hosted: bool) {
-        self.hosted = hosted;
-        if hosted {
-            self.stdout.reopen();
-            self.stderr.reopen();
-        }
-    }
-
-    fn grant(&mut self, credit: Credit) {
-        for result in [self.stdout.grant(credit.stdout_bytes), self.stderr.grant(credit.stderr_bytes)] {
-            if let Err(error) = result {
-                kmsg::warn_about(&error);
-            }
-        }
     }
 }

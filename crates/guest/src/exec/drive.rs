@@ -1,4 +1,4 @@
-//! Driving one execution: from the hand-over to the interpreter until all its output is on its way.
+//! Driving one execution: from the hand-over to the interpreter until all its output is taken over.
 
 use std::{
     io,
@@ -18,7 +18,7 @@ use crate::{
     cgroup::UserGroup,
     interpreter::{Interpreter, Report, Said, Token},
     kmsg,
-    output::{Outbox, Pipe},
+    output::{Outbox, Pipe, Streams},
     reaper::Exit,
 };
 
@@ -73,7 +73,7 @@ impl Drive<'_> {
             }
             self.kill();
         }
-        self.drain().await;
+        self.interpreter.take_output(&self.current.streams);
         Ok(Ended { exit, asked, reusable: reported && asked.is_none(), at })
     }
 
@@ -109,7 +109,7 @@ impl Drive<'_> {
             exit = process.end() => Event::Died(exit),
             Some(command) = commands.recv() => Event::Command(command),
             () = tokio::time::sleep_until(ladder.due().into()) => Event::Due,
-            _ = pump(current, (stdout, usize::MAX), (stderr, usize::MAX), outbox), if current.hosted => Event::Moved,
+            () = pump(&current.streams, stdout, stderr, outbox) => Event::Moved,
         }
     }
 
@@ -122,38 +122,10 @@ impl Drive<'_> {
                 biased;
                 Some(command) = commands.recv() => Event::Command(command),
                 () = tokio::time::sleep(TREE_STEP) => Event::Due,
-                _ = pump(current, (stdout, usize::MAX), (stderr, usize::MAX), outbox), if current.hosted => Event::Moved,
+                () = pump(&current.streams, stdout, stderr, outbox) => Event::Moved,
             };
             if let Event::Command(command) = event {
                 self.command(command, ladder);
-            }
-        }
-    }
-
-    /// Sends what the program had written by its end. What background processes add belongs to no execution.
-    async fn drain(&mut self) {
-        let Self { current, interpreter, commands, outbox, .. } = self;
-        let Interpreter { stdout, stderr, .. } = &mut **interpreter;
-        let (mut out, mut err) = (stdout.waiting(), stderr.waiting());
-        while out > 0 || err > 0 {
-            if !current.hosted {
-                current.stdout.give_up();
-                current.stderr.give_up();
-            }
-            tokio::select! {
-                biased;
-                Some(command) = commands.recv() => {
-                    if current.absorb(command) == Some(Demand::Cancel) {
-                        current.stdout.give_up();
-                        current.stderr.give_up();
-                    }
-                }
-                (from_out, from_err) = pump(current, (stdout, out), (stderr, err), outbox) => {
-                    out -= from_out.min(out);
-                    err -= from_err.min(err);
-                    out = out.min(stdout.waiting());
-                    err = err.min(stderr.waiting());
-                }
             }
         }
     }
@@ -187,18 +159,12 @@ impl Drive<'_> {
     }
 }
 
-/// Moves what comes next of either stream, at most so much of each; how much of each. Neither can keep the other waiting: which one
-/// is asked first is drawn anew each time.
-async fn pump(
-    current: &mut Current,
-    stdout: (&mut Pipe, usize),
-    stderr: (&mut Pipe, usize),
-    outbox: &Outbox,
-) -> (usize, usize) {
-    let op = current.op;
+/// Moves what comes next of either stream, or returns because more may be moved than before. Neither stream can keep the other
+/// waiting: which one is asked first is drawn anew each time.
+async fn pump(streams: &Streams, stdout: &mut Pipe, stderr: &mut Pipe, outbox: &Outbox) {
     tokio::select! {
-        moved = stdout.0.pump(op, &mut current.stdout, outbox, stdout.1), if stdout.1 > 0 => (moved, 0),
-        moved = stderr.0.pump(op, &mut current.stderr, outbox, stderr.1), if stderr.1 > 0 => (0, moved),
-        else => std::future::pending().await,
+        () = streams.changed() => {}
+        () = stdout.pump(&streams.stdout, outbox) => {}
+        () = stderr.pump(&streams.stderr, outbox) => {}
     }
 }

@@ -40,36 +40,31 @@ pub(crate) struct Parts {
 pub(crate) struct Executor {
     parts: Parts,
     interpreters: HashMap<Language, Interpreter>,
-    hosted: bool,
     /// Executions so far: names their directories.
     count: u64,
 }
 
 impl Executor {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, interpreters: HashMap::new(), hosted: false, count: 0 }
+        Self { parts, interpreters: HashMap::new(), count: 0 }
     }
 
     /// Runs until the agent ends.
     pub(crate) async fn run(mut self) {
         while let Some(command) = self.parts.commands.recv().await {
-            match command {
-                Command::Host(hosted) => self.hosted = hosted,
-                Command::Begin(op, terms, asked_at) => {
-                    let terminal = self.execute(Current::new(op, terms, self.hosted), asked_at).await;
-                    if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
-                        return;
-                    }
+            // Any other is for an operation that is over.
+            if let Command::Begin(op, terms, streams, asked_at) = command {
+                let terminal = self.execute(Current::new(op, terms, streams), asked_at).await;
+                if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
+                    return;
                 }
-                // For an operation that is over.
-                _ => {}
             }
         }
     }
 
     async fn execute(&mut self, mut current: Current, asked_at: Instant) -> Option<Terminal> {
         let language = current.terms.language;
-        let terminal = match self.acquire(&mut current).await {
+        match self.acquire(&mut current).await {
             Err(error) => Some(Terminal::Refused(refusal(&error))),
             Ok(None) => stopped(&current),
             Ok(Some(interpreter)) => {
@@ -82,9 +77,7 @@ impl Executor {
                     }
                 }
             }
-        };
-        self.hosted = current.hosted;
-        terminal
+        }
     }
 
     /// An interpreter that is ready; none if the execution is called off meanwhile.
@@ -160,8 +153,8 @@ fn done(current: &Current, ended: Ended, out_of_memory: bool, usage: Usage) -> D
         end: end.into(),
         exit_code,
         signal,
-        stdout_bytes: current.stdout.total(),
-        stderr_bytes: current.stderr.total(),
+        stdout_bytes: current.streams.stdout.total(),
+        stderr_bytes: current.streams.stderr.total(),
         usage: Some(usage),
     }
 }

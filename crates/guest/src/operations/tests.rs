@@ -1,12 +1,16 @@
-//! The table, as sequences of what a host may say.
+//! The table, as sequences of what a host may say and a connection may do.
 
-use exec_sandbox_wire::{Credit, Done, Program, Signal};
+mod world;
+
+use exec_sandbox_wire::{Done, Program, Signal};
 use prost::Message as _;
 
 use super::*;
 
-fn hello(generation: u32) -> HostMessage {
-    HostMessage::Hello(Hello { generation, unix_time_ns: 5, ..Hello::default() })
+const NOTHING: [String; 0] = [];
+
+fn hello(resume: Vec<ResumePoint>) -> HostMessage {
+    HostMessage::Hello(Hello { generation: GENERATION, unix_time_ns: 5, resume, ..Hello::default() })
 }
 
 fn start(program_bytes: u32) -> HostMessage {
@@ -18,17 +22,47 @@ fn program() -> (u32, HostMessage) {
     (u32::try_from(bytes.len()).expect("it is short"), HostMessage::ExecProgram(bytes.into()))
 }
 
+fn credit(stdout_bytes: u32) -> HostMessage {
+    HostMessage::Credit(Credit { stdout_bytes, stderr_bytes: 0 })
+}
+
+/// A host that has so many bytes of standard output, and of which so many may be sent.
+fn point(op: u32, stdout_bytes: u64, stdout_credit: u32) -> ResumePoint {
+    ResumePoint { op, stdout_bytes, stdout_credit, ..ResumePoint::default() }
+}
+
+/// Operations with a host that has just met this guest.
+fn present() -> Operations {
+    let mut operations = Operations::default();
+    assert_eq!(come(&mut operations, vec![]), ["clock 5"]);
+    operations
+}
+
+/// A host comes and says how far it has come.
+fn come(operations: &mut Operations, resume: Vec<ResumePoint>) -> Vec<String> {
+    assert!(operations.greet().is_none());
+    hear(operations, 0, hello(resume))
+}
+
 /// Effects as text: what is compared below.
 fn hear(operations: &mut Operations, op: u32, message: HostMessage) -> Vec<String> {
-    let effects = operations.hear(op, message, Instant::now()).expect("an honest host");
+    described(&operations.hear(op, message, Instant::now()).expect("an honest host"))
+}
+
+fn described(effects: &[Effect]) -> Vec<String> {
     effects.iter().map(describe).collect()
 }
 
 fn describe(effect: &Effect) -> String {
     match effect {
-        Effect::Send(op, GuestMessage::Refused(refused)) => format!("{op} refused {:?}", refused.reason()),
-        Effect::Send(op, GuestMessage::Done(done)) => format!("{op} done {}", done.exit_code),
-        Effect::Send(op, message) => format!("{op} says {message:?}"),
+        Effect::Send(frame) => {
+            let op = frame.op;
+            match GuestMessage::parse(frame.clone()).expect("the agent is honest") {
+                GuestMessage::Refused(refused) => format!("{op} refused {:?}", refused.reason()),
+                GuestMessage::Done(done) => format!("{op} done {}", done.exit_code),
+                message => format!("{op} says {message:?}"),
+            }
+        }
         Effect::Tell(Command::Begin(op, ..)) => format!("{op} begins"),
         Effect::Tell(Command::Program(op, program)) => format!("{op} has {} bytes", program.code.len()),
         Effect::Tell(command) => format!("{command:?}"),
@@ -37,27 +71,42 @@ fn describe(effect: &Effect) -> String {
     }
 }
 
-fn finish(operations: &mut Operations, op: u32) {
+fn finish(operations: &mut Operations, op: u32) -> Vec<String> {
     let terminal = Some(Terminal::Done(Done { exit_code: 3, ..Done::default() }));
-    assert!(operations.finish(Finished { op, terminal }).is_some());
+    described(&operations.finish(Finished { op, terminal }))
+}
+
+/// Begins an execution; its streams, as the executor gets them.
+fn begin(operations: &mut Operations, op: u32) -> Rc<Streams> {
+    let effects = operations.hear(op, start(0), Instant::now()).expect("an honest host");
+    match effects.into_iter().next() {
+        Some(Effect::Tell(Command::Begin(_, _, streams, _))) => streams,
+        other => panic!("it does not begin: {other:?}"),
+    }
+}
+
+/// What the executor does while the program runs.
+fn write(streams: &Streams, bytes: &[u8]) -> Vec<u8> {
+    streams.stdout.push(bytes);
+    std::iter::from_fn(|| streams.next_frame()).flat_map(|frame| frame.body).collect()
 }
 
 #[test]
 fn an_execution_goes_from_its_start_to_its_acknowledgement() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     let (bytes, piece) = program();
     assert_eq!(hear(&mut operations, 1, start(bytes)), ["1 begins"]);
     assert_eq!(hear(&mut operations, 1, piece), ["1 has 4 bytes"]);
-    finish(&mut operations, 1);
-    assert_eq!(operations.greet().len(), 1, "it is said again until it is acknowledged");
+    assert_eq!(finish(&mut operations, 1), ["1 done 3"]);
+    assert_eq!(come(&mut operations, vec![]), ["clock 5", "1 done 3"], "it is said again until it is acknowledged");
     hear(&mut operations, 1, HostMessage::Ack);
-    assert!(operations.greet().is_empty());
+    assert_eq!(come(&mut operations, vec![]), ["clock 5"]);
     assert_eq!(hear(&mut operations, 1, start(bytes)), ["1 begins"], "its number may be used again");
 }
 
 #[test]
 fn a_second_execution_is_refused_while_one_is_under_way_and_not_after_it() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     hear(&mut operations, 1, start(0));
     assert_eq!(hear(&mut operations, 2, start(0)), ["2 refused Busy"]);
     finish(&mut operations, 1);
@@ -66,14 +115,14 @@ fn a_second_execution_is_refused_while_one_is_under_way_and_not_after_it() {
 
 #[test]
 fn a_ping_is_answered_whatever_is_under_way() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     hear(&mut operations, 1, start(9));
     assert_eq!(hear(&mut operations, 0, HostMessage::Ping("hi".into())), ["0 says Pong(b\"hi\")"]);
 }
 
 #[test]
 fn what_comes_for_an_operation_that_is_over_is_ignored() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     let (bytes, piece) = program();
     hear(&mut operations, 1, start(bytes));
     hear(&mut operations, 1, piece.clone());
@@ -82,58 +131,57 @@ fn what_comes_for_an_operation_that_is_over_is_ignored() {
         piece,
         HostMessage::ExecCancel,
         HostMessage::ExecSignal(Signal { number: 2 }),
-        HostMessage::Credit(Credit { stdout_bytes: 1, stderr_bytes: 0 }),
+        credit(0),
         HostMessage::Unknown(Kind(0x77)),
     ];
     for message in late {
-        assert_eq!(hear(&mut operations, 1, message.clone()), Vec::<String>::new(), "{message:?}");
+        assert_eq!(hear(&mut operations, 1, message.clone()), NOTHING, "{message:?}");
     }
 }
 
 #[test]
 fn an_execution_under_way_is_signalled_credited_and_cancelled() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     hear(&mut operations, 1, start(0));
     assert_eq!(hear(&mut operations, 1, HostMessage::ExecSignal(Signal { number: 2 })), ["Signal(1, 2)"]);
-    assert_eq!(hear(&mut operations, 1, HostMessage::ExecSignal(Signal { number: 65 })), Vec::<String>::new());
+    assert_eq!(hear(&mut operations, 1, HostMessage::ExecSignal(Signal { number: 65 })), NOTHING);
     assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["Cancel(1)"]);
-    let credit = Credit { stdout_bytes: 7, stderr_bytes: 0 };
-    assert_eq!(hear(&mut operations, 1, HostMessage::Credit(credit)), [format!("{:?}", Command::Credit(1, credit))]);
+    assert_eq!(hear(&mut operations, 1, credit(0)), NOTHING, "the executor sees it in the streams");
 }
 
 #[test]
 fn a_program_longer_than_announced_is_refused_once_the_executor_has_let_go_of_it() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     let (bytes, piece) = program();
     hear(&mut operations, 1, start(bytes - 1));
     assert_eq!(hear(&mut operations, 1, piece.clone()), ["Abandon(1)"]);
-    assert!(operations.greet().is_empty(), "the executor has not let go yet");
-    let (op, message) = operations.finish(Finished { op: 1, terminal: None }).expect("it is refused now");
-    assert_eq!(describe(&Effect::Send(op, message)), "1 refused BadRequest");
+    assert_eq!(come(&mut operations, vec![]), ["clock 5"], "the executor has not let go yet");
+    let effects = operations.finish(Finished { op: 1, terminal: None });
+    assert_eq!(described(&effects), ["1 refused BadRequest"]);
     assert_eq!(hear(&mut operations, 3, start(bytes)), ["3 begins"]);
 }
 
 #[test]
 fn kinds_from_the_future_are_refused_once_and_skipped_for_the_connection() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     assert_eq!(hear(&mut operations, 9, HostMessage::Unknown(Kind(0x77))), ["9 refused UnknownOperation"]);
-    assert_eq!(hear(&mut operations, 9, HostMessage::Unknown(Kind(0x78))), Vec::<String>::new());
-    assert_eq!(hear(&mut operations, 0, HostMessage::Unknown(Kind(0x77))), Vec::<String>::new());
+    assert_eq!(hear(&mut operations, 9, HostMessage::Unknown(Kind(0x78))), NOTHING);
+    assert_eq!(hear(&mut operations, 0, HostMessage::Unknown(Kind(0x77))), NOTHING);
 }
 
 #[test]
 fn a_hello_answers_ours_or_asks_for_it() {
     let mut operations = Operations::default();
     operations.greet();
-    assert_eq!(hear(&mut operations, 0, hello(GENERATION)), ["clock 5"]);
-    assert_eq!(hear(&mut operations, 0, hello(GENERATION)), ["clock 5", "greet"], "somebody else took over the port");
-    let other = operations.hear(0, hello(GENERATION + 1), Instant::now());
-    assert_eq!(other.err(), Some(Violation::Generation(GENERATION + 1)));
+    assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5"]);
+    assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5", "greet"], "somebody else took over the port");
+    let other = HostMessage::Hello(Hello { generation: GENERATION + 1, ..Hello::default() });
+    assert_eq!(operations.hear(0, other, Instant::now()).err(), Some(Violation::Generation(GENERATION + 1)));
 }
 
 #[test]
 fn a_number_in_use_cannot_begin_again() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     hear(&mut operations, 1, start(0));
     assert_eq!(operations.hear(1, start(0), Instant::now()).err(), Some(Violation::Number(1)));
     assert_eq!(operations.hear(0, start(0), Instant::now()).err(), Some(Violation::Number(0)));
@@ -141,10 +189,148 @@ fn a_number_in_use_cannot_begin_again() {
 
 #[test]
 fn refusals_that_nobody_acknowledges_do_not_fill_the_memory() {
-    let mut operations = Operations::default();
+    let mut operations = present();
     hear(&mut operations, 1, start(0));
     for op in 2..500 {
         assert_eq!(hear(&mut operations, op, start(0)), [format!("{op} refused Busy")]);
     }
-    assert!(operations.greet().len() < limits::MAX_OPERATIONS);
+    assert!(come(&mut operations, vec![]).len() <= limits::MAX_OPERATIONS);
+}
+
+#[test]
+fn nothing_is_said_of_an_operation_before_a_host_has_said_how_far_it_has_come() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    assert_eq!(write(&streams, b"one "), b"one ");
+    operations.lose();
+    assert_eq!(write(&streams, b"two "), b"", "nobody is there");
+    operations.greet();
+    assert_eq!(write(&streams, b"three"), b"", "it has not answered");
+    assert_eq!(finish(&mut operations, 1), NOTHING);
+    let again = hear(&mut operations, 0, hello(vec![point(1, 2, 100)]));
+    assert_eq!(again, ["clock 5", "1 says Stdout(b\"e two three\")", "1 done 3"]);
+}
+
+#[test]
+fn a_program_that_still_runs_goes_on_from_where_the_host_is() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    assert_eq!(write(&streams, b"lost on the way"), b"lost on the way");
+    operations.lose();
+    assert_eq!(come(&mut operations, vec![point(1, 5, 7)]), ["clock 5"], "its frames are the executor's to send");
+    assert_eq!(write(&streams, b"!"), b"on the ");
+    assert_eq!(hear(&mut operations, 1, credit(3)), NOTHING);
+    assert_eq!(write(&streams, b""), b"way");
+    assert_eq!(finish(&mut operations, 1), NOTHING, "the end follows all output");
+    assert_eq!(hear(&mut operations, 1, credit(3)), ["1 says Stdout(b\"!\")", "1 done 3"]);
+}
+
+#[test]
+fn the_end_of_an_operation_follows_its_output_as_the_host_grants_for_it() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    write(&streams, &vec![b'x'; limits::STREAM_WINDOW_BYTES as usize]);
+    assert_eq!(write(&streams, b"the rest"), b"");
+    assert_eq!(finish(&mut operations, 1), NOTHING);
+    assert_eq!(hear(&mut operations, 2, start(0)), ["2 begins", "2 has 0 bytes"], "it holds up no other");
+    assert_eq!(hear(&mut operations, 1, credit(4)), ["1 says Stdout(b\"the \")"]);
+    assert_eq!(hear(&mut operations, 1, credit(9)), ["1 says Stdout(b\"rest\")", "1 done 3"]);
+    assert_eq!(hear(&mut operations, 1, credit(9)), NOTHING, "it is said once");
+}
+
+#[test]
+fn who_calls_off_what_is_over_hears_no_more_of_it_than_its_end() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    streams.stdout.push(&[b'x'; 900_000]);
+    while streams.next_frame().is_some() {}
+    assert_eq!(finish(&mut operations, 1), NOTHING);
+    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["1 done 3"]);
+    assert_eq!(operations.kept_bytes(), 0);
+    assert_eq!(streams.stdout.total(), 900_000);
+    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), NOTHING);
+    assert_eq!(come(&mut operations, vec![point(1, 0, 9)]), ["clock 5", "1 done 3"]);
+}
+
+#[test]
+fn a_cancel_that_crosses_with_the_programs_end_still_drops_its_output() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    streams.stdout.push(&[b'x'; 900_000]);
+    while streams.next_frame().is_some() {}
+    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["Cancel(1)"]);
+    assert!(operations.kept_bytes() > 0, "it may still say farewell");
+    assert_eq!(finish(&mut operations, 1), ["1 done 3"]);
+    assert_eq!(operations.kept_bytes(), 0);
+}
+
+#[test]
+fn a_program_that_was_not_whole_when_its_host_left_is_refused() {
+    let mut operations = present();
+    assert_eq!(hear(&mut operations, 1, start(9)), ["1 begins"]);
+    assert!(matches!(operations.lose(), Some(Command::Abandon(1))));
+    assert!(operations.lose().is_none());
+    assert_eq!(described(&operations.finish(Finished { op: 1, terminal: None })), NOTHING);
+    assert_eq!(come(&mut operations, vec![point(1, 0, 0)]), ["clock 5", "1 refused BadRequest"]);
+    assert_eq!(hear(&mut operations, 2, start(9)), ["2 begins"]);
+}
+
+#[test]
+fn a_start_that_was_lost_on_the_way_is_refused_to_the_host_that_waits_for_it() {
+    let mut operations = present();
+    assert_eq!(come(&mut operations, vec![point(4, 0, 9)]), ["clock 5", "4 refused UnknownOperation"]);
+}
+
+#[test]
+fn a_host_that_lies_about_how_far_it_has_come_changes_nothing() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    write(&streams, b"one two three");
+    hear(&mut operations, 1, credit(4));
+    finish(&mut operations, 1);
+    let over = limits::STREAM_WINDOW_BYTES + 1;
+    for lie in [vec![point(1, 14, 0)], vec![point(1, 3, 0)], vec![point(1, 5, over)], vec![point(1, 5, 9); 2]] {
+        operations.greet();
+        assert!(operations.hear(0, hello(lie.clone()), Instant::now()).is_err(), "{lie:?}");
+        assert_eq!(hear(&mut operations, 1, credit(1)), NOTHING, "it has no say, and is told nothing");
+    }
+    let many = (0..=limits::MAX_OPERATIONS).map(|op| point(u32::try_from(op).expect("it is small"), 0, 0)).collect();
+    operations.greet();
+    assert_eq!(operations.hear(0, hello(many), Instant::now()).err(), Some(Violation::Points(65)));
+    let honest = come(&mut operations, vec![point(1, 8, 100)]);
+    assert_eq!(honest, ["clock 5", "1 says Stdout(b\"three\")", "1 done 3"]);
+}
+
+#[test]
+fn a_grant_over_the_window_is_no_honest_hosts() {
+    let mut operations = present();
+    begin(&mut operations, 1);
+    let violation = operations.hear(1, credit(1), Instant::now()).err();
+    assert!(matches!(violation, Some(Violation::Credit { op: 1, .. })), "{violation:?}");
+}
+
+#[test]
+fn a_host_that_acknowledges_nothing_is_refused_before_its_output_fills_the_memory() {
+    let mut operations = present();
+    for op in 1..=4 {
+        let streams = begin(&mut operations, op);
+        streams.stdout.push(&vec![0; 2_000_000]);
+        streams.stderr.push(&vec![0; 2_000_000]);
+        finish(&mut operations, op);
+        assert!(operations.kept_bytes() <= MAX_KEPT_BYTES);
+    }
+    assert_eq!(hear(&mut operations, 5, start(0)), ["5 refused Busy"]);
+    hear(&mut operations, 2, HostMessage::Ack);
+    assert_eq!(hear(&mut operations, 6, start(0)), ["6 begins", "6 has 0 bytes"]);
+}
+
+#[test]
+fn another_host_on_the_same_port_hears_nothing_of_what_the_first_one_began_until_it_is_greeted_and_answers() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5", "greet"]);
+    operations.greet();
+    assert_eq!(write(&streams, b"x"), b"");
+    assert_eq!(hear(&mut operations, 0, hello(vec![point(1, 0, 1)])), ["clock 5"]);
+    assert_eq!(write(&streams, b"y"), b"x");
 }

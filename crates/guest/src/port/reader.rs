@@ -11,7 +11,7 @@ use rustix::{
 };
 use tokio::sync::mpsc;
 
-use super::{Connections, Event};
+use super::{Connection, Connections, Event};
 
 /// First and last wait for a host that is away. Its return wakes the wait; these are the net under that.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -24,32 +24,44 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
         Err(error) => return drop(tell.blocking_send(Event::Broken(error))),
     };
     let mut buffer = vec![0; limits::CHUNK_BYTES as usize];
-    let (mut up, mut wait) = (false, FIRST_WAIT);
+    let (mut up, mut wait): (Option<Connection>, _) = (None, FIRST_WAIT);
     loop {
         let read = rustix::io::read(port, &mut buffer[..]);
-        if !up && !matches!(read, Ok(0) | Err(Errno::INTR)) {
-            (up, wait) = (true, FIRST_WAIT);
-            if tell.blocking_send(Event::Up(connections.current())).is_err() {
+        if matches!(read, Err(Errno::INTR)) {
+            continue;
+        }
+        if let Some(connection) = up {
+            let ended = connection != connections.current();
+            // What a host left behind that has gone is nothing that the next one says.
+            if ended && matches!(read, Ok(1..)) {
+                continue;
+            }
+            if ended || read == Ok(0) {
+                connections.end(connection);
+                up = None;
+                if tell.blocking_send(Event::Down).is_err() {
+                    return;
+                }
+            }
+        }
+        if read == Ok(0) {
+            wait_for_edge(&edges, wait);
+            wait = next_wait(wait);
+            continue;
+        }
+        if up.is_none() {
+            let connection = connections.current();
+            (up, wait) = (Some(connection), FIRST_WAIT);
+            if tell.blocking_send(Event::Up(connection)).is_err() {
                 return;
             }
         }
         let event = match read {
-            Ok(0) if up => {
-                up = false;
-                connections.end();
-                Event::Down
-            }
-            Ok(0) => {
-                wait_for_edge(&edges, wait);
-                wait = next_wait(wait);
-                continue;
-            }
             Ok(length) => Event::Bytes(Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default())),
             Err(Errno::AGAIN) => {
                 let _ = rustix::event::poll(&mut [PollFd::new(port, PollFlags::IN)], None);
                 continue;
             }
-            Err(Errno::INTR) => continue,
             Err(error) => Event::Broken(error),
         };
         let broken = matches!(event, Event::Broken(_));
@@ -79,7 +91,41 @@ fn next_wait(wait: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::{fs, io::Write as _, path::PathBuf, sync::Arc, thread};
+
+    use rustix::fs::{Mode, OFlags};
+
     use super::*;
+
+    /// A pipe with a name is as a port: its reader reads nothing, for ever, while nobody has opened it to write.
+    struct Fifo {
+        _dir: tempfile::TempDir,
+        path: PathBuf,
+        port: OwnedFd,
+    }
+
+    impl Fifo {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().expect("a directory");
+            let path = dir.path().join("port");
+            rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).expect("a pipe");
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let port = rustix::fs::open(&path, flags, Mode::empty()).expect("it is there");
+            Self { _dir: dir, path, port }
+        }
+
+        /// A host comes and says something.
+        fn host(&self, says: &str) -> fs::File {
+            let mut host = fs::File::options().write(true).open(&self.path).expect("it is there");
+            host.write_all(says.as_bytes()).expect("it is read");
+            host
+        }
+    }
+
+    fn woken(edges: &OwnedFd, wait: Option<&Timespec>) -> bool {
+        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
+        epoll::wait(edges, &mut events[..], wait).expect("it can be waited for") > 0
+    }
 
     #[test]
     fn waits_for_an_absent_host_grow_to_a_second_and_no_further() {
@@ -88,5 +134,44 @@ mod tests {
             .map(|w| w.as_millis())
             .collect();
         assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_host_that_stays_away_wakes_nobody_and_one_that_comes_does() {
+        let fifo = Fifo::new();
+        let edges = watch_edges(&fifo.port).expect("it can be watched");
+        drop(fifo.host(""));
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        woken(&edges, Some(&at_once));
+        assert!(!woken(&edges, Some(&at_once)), "it has hung up for ever, and that is told once");
+        let _host = fifo.host("hello");
+        assert!(woken(&edges, None));
+    }
+
+    #[test]
+    fn hosts_that_come_and_go_are_told_in_order_and_what_one_left_behind_is_not_the_next_ones() {
+        let (fifo, connections) = (Fifo::new(), Arc::<Connections>::default());
+        let (tell, mut events) = mpsc::channel(8);
+        let port = fifo.port.try_clone().expect("a descriptor");
+        let counted = Arc::clone(&connections);
+        let reader = thread::spawn(move || run(&port, &counted, &tell));
+        let mut next = || events.blocking_recv().map(|event| format!("{event:?}")).unwrap_or_default();
+
+        let host = fifo.host("one");
+        assert_eq!([next(), next()], ["Up(Connection(0))", "Bytes(b\"one\")"]);
+        drop(host);
+        assert_eq!(next(), "Down");
+        let mut host = fifo.host("two");
+        assert_eq!([next(), next()], ["Up(Connection(1))", "Bytes(b\"two\")"]);
+        // The writer saw it go, and it or another was back before the reader looked.
+        connections.end(Connection(1));
+        host.write_all(b"left behind").expect("it is read");
+        assert_eq!([next(), next()], ["Down", "Up(Connection(2))"]);
+        host.write_all(b"three").expect("it is read");
+        assert_eq!(next(), "Bytes(b\"three\")");
+
+        drop(events);
+        host.write_all(b"nobody listens").expect("it is read");
+        reader.join().expect("it ends");
     }
 }

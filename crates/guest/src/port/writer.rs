@@ -1,6 +1,6 @@
 //! Writing the port: frames in order, several to a write, never one for a host that has gone.
 
-use std::{thread, time::Duration};
+use std::time::Duration;
 
 use bytes::{Buf as _, BytesMut};
 use exec_sandbox_wire::{Frame, limits};
@@ -19,9 +19,6 @@ const BATCH_BYTES: usize = limits::CHUNK_BYTES as usize + 1024;
 
 /// The net under a wake-up that the kernel may lose.
 const WRITABLE_WAIT: Duration = Duration::from_millis(20);
-
-/// Between a hang-up and the reader noticing it.
-const HANG_UP_WAIT: Duration = Duration::from_millis(1);
 
 /// What is gathered for the port, and for whom.
 #[derive(Debug, Default)]
@@ -69,13 +66,17 @@ impl Batch {
 
 fn write(port: &OwnedFd, connections: &Connections, batch: &mut Batch) {
     while !batch.bytes.is_empty() {
-        if batch.connection != Some(connections.current()) {
+        let Some(connection) = batch.connection.filter(|connection| *connection == connections.current()) else {
             batch.bytes.clear();
             return;
-        }
+        };
         match rustix::io::write(port, &batch.bytes) {
             Ok(written) => batch.bytes.advance(written.min(batch.bytes.len())),
-            Err(Errno::AGAIN) => wait_until_writable(port),
+            Err(Errno::AGAIN) => {
+                if has_hung_up_while_full(port) {
+                    connections.end(connection);
+                }
+            }
             Err(Errno::INTR) => {}
             // The reader meets the same error and reports it.
             Err(_) => batch.bytes.clear(),
@@ -83,13 +84,12 @@ fn write(port: &OwnedFd, connections: &Connections, batch: &mut Batch) {
     }
 }
 
-fn wait_until_writable(port: &OwnedFd) {
+/// Waits until more can be written; whether the host has gone meanwhile.
+fn has_hung_up_while_full(port: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(port, PollFlags::OUT)];
     let timeout = Timespec::try_from(WRITABLE_WAIT).ok();
     let _ = rustix::event::poll(&mut fds, timeout.as_ref());
-    if fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP)) {
-        thread::sleep(HANG_UP_WAIT);
-    }
+    fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
 #[cfg(test)]
@@ -117,7 +117,7 @@ mod tests {
         batch.add(Outgoing::Open(connections.current(), frame(2)), connections.current());
         batch.add(Outgoing::Frame(frame(3)), connections.current());
         assert_eq!(ops(&batch), [2, 3]);
-        connections.end();
+        connections.end(connections.current());
         batch.add(Outgoing::Frame(frame(4)), connections.current());
         assert_eq!(ops(&batch), [2, 3], "frame 4 is for a host that has gone");
         batch.add(Outgoing::Open(connections.current(), frame(5)), connections.current());
