@@ -51,8 +51,8 @@ impl Scheduler {
         let host = host::blocking("examining this machine", move || {
             let reaped = run_dir::reap(&settings.run_dir)
                 .map_err(|error| Error::new(ErrorKind::Host, "clearing up after earlier processes").because(error))?;
-            if reaped.directories > 0 {
-                info!(?reaped, "cleared up after processes that are gone");
+            if !reaped.removed.is_empty() {
+                info!(vms = ?reaped.removed, ended = reaped.ended.len(), "cleared up after processes that are gone");
             }
             Host::examine(&settings)
         })
@@ -133,6 +133,7 @@ impl Scheduler {
         let spec = VmSpec {
             id: host::new_vm_id(),
             memory_mib: request.memory_mib,
+            language: request.language,
             boot_log: output.clone().filter(|_| request.boot_log),
         };
         let vm_id = spec.id.clone();

@@ -19,13 +19,17 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use execution::Ran;
 
-use crate::{Error, ErrorKind, Output, admission::Permit, host::Host, process::ChildUsage, request::ValidRequest};
+use crate::{
+    Error, ErrorKind, Language, Output, admission::Permit, host::Host, process::ChildUsage, request::ValidRequest,
+};
 
 /// What makes one VM different from the next.
 #[derive(Debug)]
 pub(crate) struct VmSpec {
     pub(crate) id: String,
     pub(crate) memory_mib: u32,
+    /// What it is made for, for whoever looks at it from outside.
+    pub(crate) language: Language,
     /// Where the guest's console goes; without it the guest has none.
     pub(crate) boot_log: Option<mpsc::Sender<Output>>,
 }

@@ -32,7 +32,7 @@ use crate::{
     Error, ErrorKind, Output,
     host::Host,
     process::{Child, Command, Ended, SpawnError},
-    run_dir::{RunDir, RunDirError},
+    run_dir::{Details, QEMU, RunDir, RunDirError},
 };
 
 /// From QEMU's start to the agent's hello. Half a second on an idle machine under emulation; a host that boots many at once
@@ -131,7 +131,7 @@ impl Prepared {
         if let Some((console, output)) = console {
             instance.stream_console(console, output);
         }
-        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
+        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(QEMU, instance.pid()));
         match recorded {
             Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
             Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
@@ -139,7 +139,13 @@ impl Prepared {
     }
 
     fn make(host: &Host, spec: VmSpec) -> Result<Self, BootError> {
-        let run_dir = RunDir::create(&host.run_dir, &spec.id)?;
+        let details = Details {
+            memory_mib: spec.memory_mib,
+            language: Some(spec.language.name().into()),
+            image: Some(host.facts.image.clone()),
+            ..Details::default()
+        };
+        let run_dir = RunDir::create(&host.run_dir, &spec.id, &details)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
         let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
         let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;

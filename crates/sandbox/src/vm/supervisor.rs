@@ -31,6 +31,7 @@ use crate::{
     host::Host,
     process::{ChildUsage, Ended},
     request::ValidRequest,
+    run_dir::RunDir,
 };
 
 /// How often a process that does not die is killed again.
@@ -349,6 +350,11 @@ async fn bury(mut instance: Instance, vm_id: &str, asked: Option<DestroyReply>, 
         let result = instance.tear_down().await.map_err(Arc::new);
         if let Err(error) = &result {
             warn!(vm_id, error = error as &dyn std::error::Error, "the teardown is not complete");
+            if error.leaves_a_process()
+                && let Some(Err(error)) = instance.run_dir().map(RunDir::mark_undead)
+            {
+                warn!(vm_id, error = &error as &dyn std::error::Error, "that cannot be noted for others");
+            }
         }
         let is_dead = !result.as_ref().is_err_and(|error| error.leaves_a_process());
         if is_dead {
