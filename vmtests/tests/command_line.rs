@@ -140,6 +140,42 @@ fn a_qemu_that_is_killed_is_an_error_that_says_the_program_may_have_run() {
 }
 
 #[test]
+fn a_vm_is_listed_while_it_runs_and_can_be_killed_by_the_beginning_of_its_id() {
+    let world = World::new();
+    let (mut child, id) = endless(&world);
+    let listed = sbx(&world, &["ps", "--json"]);
+    let vms: serde_json::Value = serde_json::from_slice(&listed.stdout).expect("it is JSON");
+    let vm = &vms[0];
+    assert_eq!((&vm["id"], &vm["state"], &vm["language"]), (&id.as_str().into(), &"running".into(), &"python".into()));
+    assert_eq!((&vm["owner"]["pid"], &vm["owner"]["name"]), (&child.id().into(), &"sbx".into()), "{vm}");
+    assert_eq!(vm["processes"][0]["pid"].as_u64(), processes(&id).first().copied().map(u64::from), "{vm}");
+    assert!(vm["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{vm}");
+
+    let killed = sbx(&world, &["kill", &id[..8]]);
+    assert_eq!(killed.status.code(), Some(0), "{}", text(&killed.stderr));
+    assert_eq!(text(&killed.stdout), format!("{id}\n"));
+    world.assert_empty([&id]);
+    let mut said = String::new();
+    child.stderr.take().expect("it is piped").read_to_string(&mut said).expect("it is text");
+    assert_eq!(child.wait().expect("it ends").code(), Some(125), "{said}");
+    assert!(said.contains("may have run"), "{said}");
+    assert_eq!(text(&sbx(&world, &["ps", "-q"]).stdout), "");
+}
+
+#[test]
+fn what_a_killed_command_leaves_is_collected() {
+    let world = World::new();
+    let (mut child, id) = endless(&world);
+    signal(&child, Signal::KILL);
+    child.wait().expect("it ends");
+    let collected = sbx(&world, &["gc", "--json"]);
+    assert_eq!(collected.status.code(), Some(0), "{}", text(&collected.stdout));
+    let report: serde_json::Value = serde_json::from_slice(&collected.stdout).expect("it is JSON");
+    assert_eq!(report["removed"], serde_json::json!([id]), "{report}");
+    world.assert_empty([id]);
+}
+
+#[test]
 fn what_is_missing_or_damaged_is_named_with_its_remedy() {
     let world = World::new();
     let images = tempfile::tempdir().expect("a temporary directory");

@@ -23,6 +23,17 @@ sources run at the same time, each in a VM of its own; their outputs follow each
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
 125 the sandbox failed; 130 interrupted. Of several sources the first that did not succeed decides.";
 
+const KILL_NOTES: &str = "\
+The processes of a VM are killed and confirmed dead, and nothing of it is left. Who ran a program in it is told that it may \
+have run. The ids of the VMs that are gone are printed.
+
+Exit code: 0 done; 2 wrong usage or an id that stands for no VM; 125 a VM whose end cannot be confirmed.";
+
+const GC_NOTES: &str = "\
+The start of any sandbox does the same. VMs in use are left alone.
+
+Exit code: 0 done; 125 something resists.";
+
 /// Runs untrusted code in microVMs.
 ///
 /// `sbx 'print(1)'` is short for `sbx run 'print(1)'`.
@@ -43,6 +54,14 @@ pub(crate) enum Command {
     /// Run code, each source in a fresh VM
     #[command(after_help = RUN_NOTES)]
     Run(RunArgs),
+    /// List the VMs on this host, whoever started them
+    Ps(PsArgs),
+    /// End VMs
+    #[command(after_help = KILL_NOTES)]
+    Kill(KillArgs),
+    /// Clear up what processes that are gone have left
+    #[command(after_help = GC_NOTES)]
+    Gc(GcArgs),
     /// Say what is wrong with this host and how to mend it
     Doctor(DoctorArgs),
     /// Images that VMs boot
@@ -107,6 +126,33 @@ pub(crate) enum Typed {
     Word(OsString),
     /// Code for certain.
     Code(String),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print ids only
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KillArgs {
+    /// VMs, by their ids or by what only one id begins with
+    #[arg(value_name = "ID", required_unless_present = "all")]
+    pub(crate) ids: Vec<String>,
+    /// End every VM
+    #[arg(long, conflicts_with = "ids")]
+    pub(crate) all: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GcArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]

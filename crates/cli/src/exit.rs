@@ -91,6 +91,8 @@ mod tests {
     fn errors_of_the_request_are_usage_and_a_slow_boot_is_a_timeout() {
         assert_eq!(Status::from(ErrorKind::InvalidEnv), Status::USAGE);
         assert_eq!(Status::from(ErrorKind::InvalidArgument), Status::USAGE);
+        assert_eq!(Status::from(ErrorKind::UnknownVm), Status::USAGE);
+        assert_eq!(Status::from(ErrorKind::Teardown), Status::SANDBOX);
         assert_eq!(Status::from(ErrorKind::BootTimeout), Status::TIMEOUT);
         assert_eq!(Status::from(ErrorKind::OutcomeUnknown), Status::SANDBOX);
         assert_eq!(Status::from(ErrorKind::AssetDamaged), Status::SANDBOX);

@@ -1,6 +1,6 @@
 //! `sbx image`: the images on this host.
 
-use std::{fmt::Write as _, path::Path};
+use std::path::Path;
 
 use exec_sandbox::{ImageInfo, SchedulerConfig};
 use serde::Serialize;
@@ -9,7 +9,8 @@ use crate::{
     args::{ImageArgs, ImageCommand},
     exit::Status,
     failure::Failure,
-    print::{self, HEADER},
+    print,
+    table::table,
 };
 
 const TITLES: [&str; 6] = ["NAME", "ARCH", "KERNEL", "SIZE", "LANGUAGES", "PATH"];
@@ -38,7 +39,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Status, Failure> {
     if json {
         print::json(&images.iter().map(entry).collect::<Vec<_>>())?;
     } else {
-        print::page(&table(&images))?;
+        print::page(&table(TITLES, &images.iter().map(row).collect::<Vec<_>>()))?;
     }
     Ok(Status::SUCCESS)
 }
@@ -52,26 +53,6 @@ fn entry(image: &ImageInfo) -> Entry<'_> {
         size_bytes: image.size_bytes,
         path: &image.path,
     }
-}
-
-/// One line an image, columns as wide as they have to be.
-fn table(images: &[ImageInfo]) -> String {
-    let rows: Vec<[String; 6]> = images.iter().map(row).collect();
-    let mut widths = TITLES.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let line = |cells: [&str; 6]| {
-        let padded: Vec<String> = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        padded.join("  ").trim_end().to_owned()
-    };
-    let mut table = format!("{HEADER}{}{HEADER:#}\n", line(TITLES));
-    for row in &rows {
-        let _ = writeln!(table, "{}", line(row.each_ref().map(String::as_str)));
-    }
-    table
 }
 
 fn row(image: &ImageInfo) -> [String; 6] {

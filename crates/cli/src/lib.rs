@@ -8,16 +8,20 @@ mod bench;
 mod doctor;
 mod exit;
 mod failure;
+mod gc;
 mod image;
 mod interrupt;
 mod json;
+mod kill;
 mod log;
 mod print;
 mod progress;
+mod ps;
 mod run;
 mod scheduled;
 mod sequence;
 mod source;
+mod table;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -40,6 +44,9 @@ fn execute(command: Command) -> Result<Status, Failure> {
     log::start()?;
     match command {
         Command::Run(args) => run::run(args),
+        Command::Ps(args) => ps::run(&args),
+        Command::Kill(args) => kill::run(&args),
+        Command::Gc(args) => gc::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Bench(args) => bench::run(args),

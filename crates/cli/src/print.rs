@@ -57,6 +57,13 @@ pub(crate) fn explanation(to: &mut impl Write, subject: Option<&str>, explanatio
     to.flush()
 }
 
+/// Says why one of several things was not done, and how the process ends if nothing before it failed.
+pub(crate) fn failure_of(subject: &str, failure: &Failure) -> Status {
+    // With standard error closed the exit code has to say it alone.
+    drop(explanation(&mut anstream::stderr(), Some(subject), &failure.explain()));
+    failure.status()
+}
+
 /// A remark on standard error. The caller knows that somebody wants it.
 pub(crate) fn note(text: &str) {
     // A note that cannot be written is a note less.

@@ -46,6 +46,9 @@ fn json(words: &[&str]) -> (i32, serde_json::Value) {
 fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help", page(&["--help"]));
     insta::assert_snapshot!("help_run", page(&["run", "--help"]));
+    insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
+    insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
+    insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
     insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
 }
 
@@ -129,7 +132,7 @@ fn every_shell_is_completed() {
         let output = sbx(&["completions", shell]);
         assert!(output.status.success());
         let script = String::from_utf8(output.stdout).expect("it is a script");
-        assert!(script.contains("language") && script.contains("doctor"), "{shell}");
+        assert!(["language", "doctor", "kill"].iter().all(|word| script.contains(word)), "{shell}");
     }
 }
 

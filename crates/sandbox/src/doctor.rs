@@ -6,13 +6,13 @@ use exec_sandbox_qemu::Accelerator;
 use serde::Serialize;
 
 use crate::{
-    Error, ErrorKind, SchedulerConfig,
+    Error, SchedulerConfig,
     admission::{self, Budget, Kernel, Machine},
     config::Settings,
     host,
+    inventory::{self, VmState},
     paths::Environment,
     qemu_program::{self, QemuProgram},
-    run_dir,
 };
 
 /// How a check went, from best to worst.
@@ -120,22 +120,26 @@ fn image(settings: &Settings) -> Check {
 }
 
 fn run_directory(settings: &Settings) -> Check {
-    match run_dir::survey(&settings.run_dir) {
-        Ok(survey) if survey.abandoned == 0 => {
-            ok("run directory", format!("{}: {} VMs running", settings.run_dir.display(), survey.held))
-        }
-        Ok(survey) => Check {
-            status: Status::Warning,
-            remedy: Some("the next start of any sandbox ends and removes them".into()),
-            ..ok(
-                "run directory",
-                format!("{}: {} left by processes that are gone", settings.run_dir.display(), survey.abandoned),
-            )
-        },
-        Err(error) => {
-            failed("run directory", &Error::new(ErrorKind::Host, "examining the run directory").because(error))
-        }
+    let vms = match inventory::look(&settings.run_dir) {
+        Ok(vms) => vms,
+        Err(error) => return failed("run directory", &error),
+    };
+    let of = |state| vms.iter().filter(|vm| vm.state == state).map(|vm| vm.id.as_str()).collect::<Vec<_>>();
+    let (abandoned, undead) = (of(VmState::Abandoned), of(VmState::Undead));
+    let mut detail = format!("{}: {} VMs running", settings.run_dir.display(), of(VmState::Running).len());
+    let mut remedies = Vec::new();
+    if !abandoned.is_empty() {
+        detail += &format!("; left by processes that are gone: {}", inventory::listed(&abandoned));
+        remedies.push("`sbx gc`, or the next start of any sandbox, ends and removes what is left");
     }
+    if !undead.is_empty() {
+        detail += &format!("; not confirmed dead although killed: {}", inventory::listed(&undead));
+        remedies.push("`sbx kill ID` tries again to end what resisted");
+    }
+    if remedies.is_empty() {
+        return ok("run directory", detail);
+    }
+    Check { status: Status::Warning, remedy: Some(remedies.join("; ")), ..ok("run directory", detail) }
 }
 
 fn capacity(settings: &Settings) -> Check {

@@ -31,6 +31,8 @@ pub enum ErrorKind {
     InvalidCode,
     /// An environment variable is not allowed.
     InvalidEnv,
+    /// An id stands for no VM, or for more than one.
+    UnknownVm,
     /// Something that must be installed is missing or too old.
     Dependency,
     /// The guest's image is not there.
@@ -67,7 +69,10 @@ impl ErrorKind {
     /// Whether the request itself is at fault, so that nothing was tried.
     #[must_use]
     pub fn is_invalid_input(self) -> bool {
-        matches!(self, Self::InvalidArgument | Self::InvalidConfig | Self::InvalidCode | Self::InvalidEnv)
+        matches!(
+            self,
+            Self::InvalidArgument | Self::InvalidConfig | Self::InvalidCode | Self::InvalidEnv | Self::UnknownVm
+        )
     }
 
     /// The stable name in logs and JSON.
@@ -78,6 +83,7 @@ impl ErrorKind {
             Self::InvalidConfig => "invalid_config",
             Self::InvalidCode => "invalid_code",
             Self::InvalidEnv => "invalid_env",
+            Self::UnknownVm => "unknown_vm",
             Self::Dependency => "dependency",
             Self::AssetNotFound => "asset_not_found",
             Self::AssetDamaged => "asset_damaged",

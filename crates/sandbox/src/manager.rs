@@ -41,8 +41,8 @@ impl VmManager {
         let host = host::blocking("examining this machine", move || {
             let reaped = run_dir::reap(&settings.run_dir)
                 .map_err(|error| Error::new(ErrorKind::Host, "clearing up after earlier processes").because(error))?;
-            if reaped.directories > 0 {
-                info!(?reaped, "cleared up after processes that are gone");
+            if !reaped.removed.is_empty() {
+                info!(vms = ?reaped.removed, ended = reaped.ended.len(), "cleared up after processes that are gone");
             }
             Host::examine(&settings)
         })

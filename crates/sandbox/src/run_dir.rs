@@ -1,9 +1,14 @@
 //! Run directories: one per VM, held by a lock for as long as the process that made it lives.
 //!
-//! `<root>/<vm id>/` has the lock, the agent's socket, and `child`, which names QEMU's process. Whoever starts next takes the
-//! locks that nobody holds any more, ends what those directories name, and removes them. The root's own lock is never removed
-//! and makes "create and lock" and "try to take" one step each. A directory is removed without it: its own lock goes last, so
-//! one without a lock is as good as gone.
+//! `<root>/<vm id>/` has the lock, the agent's socket, and what is written down about the VM (`record`). Whoever starts next
+//! takes the locks that nobody holds any more, ends what those directories name, and removes them (`reap`); whoever wants one
+//! VM gone ends that (`end`). The root's own lock is never removed and makes "create and lock" and "try to take" one step
+//! each. A directory is cleared and removed without it: its own lock goes last, so one without a lock is as good as gone.
+
+mod end;
+mod identity;
+mod reap;
+mod record;
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -12,13 +17,24 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal};
 use tracing::{debug, warn};
+
+pub(crate) use end::{EndError, end};
+pub(crate) use identity::Known;
+#[cfg(test)]
+pub(crate) use identity::tests::waiting_shell;
+pub(crate) use reap::{Ended, Resistance, reap};
+pub(crate) use record::{ChildRecord, Details, QEMU, Record};
+
+use crate::ids;
+use identity::ProcessName;
 
 /// Files of a run directory. QEMU removes the socket itself when it ends in good order.
 const LOCK: &str = "lock";
 const AGENT_SOCKET: &str = "agent";
-const CHILD: &str = "child";
+const RECORD: &str = "record";
+const CHILDREN: &str = "children";
+const UNDEAD: &str = "undead";
 
 /// Why a run directory could not be made or cleared.
 #[derive(Debug, thiserror::Error)]
@@ -36,39 +52,37 @@ pub(crate) struct RunDir {
     _lock: File,
 }
 
-/// What a dead process had left.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reaped {
-    pub(crate) directories: usize,
-    pub(crate) processes: usize,
-}
-
-/// The directories below a root.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Survey {
-    /// Their processes live.
-    pub(crate) held: usize,
-    /// Their processes are gone.
-    pub(crate) abandoned: usize,
-}
-
-/// Enough to know a process again: its id may be another's by now, its start time with it cannot.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct ProcessName {
-    pid: i32,
-    start_ticks: u64,
+/// A directory as somebody finds it who does not own it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) id: String,
+    pub(crate) path: PathBuf,
+    /// Somebody holds the lock.
+    pub(crate) is_held: bool,
+    /// `None`: it cannot be read.
+    pub(crate) record: Option<Record>,
+    pub(crate) children: Vec<ChildRecord>,
+    /// Somebody has tried to end its processes and could not confirm their death.
+    pub(crate) is_marked_undead: bool,
 }
 
 impl RunDir {
     /// Makes the directory of VM `id` below `root`, which is made too if it is missing.
-    pub(crate) fn create(root: &Path, id: &str) -> Result<Self, RunDirError> {
-        let _exclusive = lock_root(root)?;
+    pub(crate) fn create(root: &Path, id: &str, details: &Details) -> Result<Self, RunDirError> {
         let path = root.join(id);
         let at = |doing| RunDirError::at(doing, &path);
+        if !ids::is_id(id) {
+            return Err(at("making a VM's directory of")(io::ErrorKind::InvalidFilename.into()));
+        }
+        let _exclusive = lock_root(root)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(at("creating the run directory"))?;
         let lock = create_lock(&path.join(LOCK)).map_err(at("locking the run directory"))?;
         lock.lock().map_err(at("locking the run directory"))?;
-        Ok(Self { path, _lock: lock })
+        let dir = Self { path: path.clone(), _lock: lock };
+        Record::new(id, details)
+            .and_then(|record| record.write(&path.join(RECORD)))
+            .map_err(at("writing the record in"))?;
+        Ok(dir)
     }
 
     /// Where the agent's channel listens.
@@ -76,23 +90,31 @@ impl RunDir {
         self.path.join(AGENT_SOCKET)
     }
 
-    /// Writes down QEMU's process, so that it can be ended if this one dies.
-    pub(crate) fn record_child(&self, pid: u32) -> Result<(), RunDirError> {
-        let path = self.path.join(CHILD);
-        let at = |doing| RunDirError::at(doing, &path);
-        let pid = i32::try_from(pid).map_err(io::Error::other).map_err(at("recording a process in"))?;
-        let start_ticks = start_ticks(pid).map_err(at("recording a process in"))?;
-        fs::write(&path, ProcessName { pid, start_ticks }.to_text()).map_err(at("recording a process in"))
+    /// Writes down a process of the VM and what it is to it, so that it can be ended if this process dies.
+    pub(crate) fn record_child(&self, role: &str, pid: u32) -> Result<(), RunDirError> {
+        let path = self.path.join(CHILDREN);
+        ProcessName::of(pid)
+            .and_then(|process| ChildRecord { role: role.into(), process }.append(&path))
+            .map_err(RunDirError::at("recording a process in", &path))
     }
 
-    /// Leaves a mark for operators.
-    pub(crate) fn mark_undead(&self) {
-        let _ = fs::write(self.path.join("undead"), "");
+    /// Notes for whoever looks that the VM's processes were killed and their death could not be confirmed. It is forgotten with
+    /// the directory.
+    pub(crate) fn mark_undead(&self) -> Result<(), RunDirError> {
+        mark_undead(&self.path)
+    }
+
+    /// Leaves it as a process does that is killed.
+    #[cfg(test)]
+    pub(crate) fn abandon(self) {
+        let lock = self._lock.try_clone().expect("a descriptor is free");
+        std::mem::forget(self);
+        lock.unlock().expect("it is ours");
     }
 
     /// Removes the directory and all in it.
     pub(crate) fn remove(self) -> Result<(), RunDirError> {
-        clear(&self.path).map_err(RunDirError::at("removing the run directory", &self.path))
+        clear(&self.path)
     }
 }
 
@@ -108,43 +130,34 @@ impl RunDirError {
     }
 }
 
-impl ProcessName {
-    fn to_text(&self) -> String {
-        format!("{} {}\n", self.pid, self.start_ticks)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let (pid, start_ticks) = text.trim().split_once(' ')?;
-        Some(Self { pid: pid.parse().ok()?, start_ticks: start_ticks.parse().ok()? })
-    }
-}
-
-/// Ends and removes what processes that are gone have left below `root`. A directory that resists is left to the next start:
-/// it is no reason to refuse this one.
-pub(crate) fn reap(root: &Path) -> Result<Reaped, RunDirError> {
-    let mut reaped = Reaped::default();
-    each_directory(root, |path, held| {
-        if held {
-            return;
+impl Found {
+    /// `None`: it has gone meanwhile.
+    fn read(path: &Path, is_held: bool) -> Option<Self> {
+        let record = Record::read(&path.join(RECORD));
+        if let Err(error) = &record {
+            debug!(path = %path.display(), %error, "the record of a VM cannot be read");
         }
-        reaped.processes += usize::from(end_child(path));
-        match clear(path) {
-            Ok(()) => reaped.directories += 1,
-            Err(error) => warn!(path = %path.display(), %error, "what a process has left cannot be removed"),
-        }
-    })?;
-    Ok(reaped)
+        let found = Self {
+            id: id_of(path),
+            path: path.into(),
+            is_held,
+            record: record.ok(),
+            children: ChildRecord::read_all(&path.join(CHILDREN)).unwrap_or_default(),
+            is_marked_undead: path.join(UNDEAD).exists(),
+        };
+        path.join(LOCK).exists().then_some(found)
+    }
 }
 
-/// Counts the directories below `root`.
-pub(crate) fn survey(root: &Path) -> Result<Survey, RunDirError> {
-    let mut survey = Survey::default();
-    each_directory(root, |_path, held| *(if held { &mut survey.held } else { &mut survey.abandoned }) += 1)?;
-    Ok(survey)
+/// The directories below `root`, in no order.
+pub(crate) fn list(root: &Path) -> Result<Vec<Found>, RunDirError> {
+    let mut all = Vec::new();
+    each_directory(root, |path, lock| all.extend(Found::read(path, lock.is_none())))?;
+    Ok(all)
 }
 
-/// Visits each VM's directory with whether somebody holds it. Its lock is held meanwhile if nobody else does.
-fn each_directory(root: &Path, mut visit: impl FnMut(&Path, bool)) -> Result<(), RunDirError> {
+/// Visits each VM's directory with its lock, which is held then, or without it if somebody else holds it.
+fn each_directory(root: &Path, mut visit: impl FnMut(&Path, Option<File>)) -> Result<(), RunDirError> {
     if !root.exists() {
         return Ok(());
     }
@@ -156,7 +169,7 @@ fn each_directory(root: &Path, mut visit: impl FnMut(&Path, bool)) -> Result<(),
         }
         let path = entry.path();
         match OpenOptions::new().write(true).open(path.join(LOCK)) {
-            Ok(lock) => visit(&path, lock.try_lock().is_err()),
+            Ok(lock) => visit(&path, lock.try_lock().is_ok().then_some(lock)),
             // On its way out, or left there by a process that ended on the way; one that has files in it is not ours.
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(&path)),
             Err(error) => warn!(path = %path.display(), %error, "the lock of a run directory cannot be opened"),
@@ -167,36 +180,33 @@ fn each_directory(root: &Path, mut visit: impl FnMut(&Path, bool)) -> Result<(),
 
 /// Removes a run directory, its lock last: as long as it is there, it tells whether the directory is in use. What another has
 /// removed meanwhile is gone too.
-fn clear(path: &Path) -> io::Result<()> {
+fn clear(path: &Path) -> Result<(), RunDirError> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     };
-    gone(fs::remove_file(path.join(AGENT_SOCKET)))?;
-    gone(fs::remove_file(path.join(CHILD)))?;
-    gone(fs::remove_dir_all(path))
+    let all_but_the_lock = || -> io::Result<()> {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            if entry.file_name() == LOCK {
+                continue;
+            }
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            gone(if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
+        }
+        Ok(())
+    };
+    gone(all_but_the_lock())
+        .and_then(|()| gone(fs::remove_dir_all(path)))
+        .map_err(RunDirError::at("removing the run directory", path))
 }
 
-/// Ends the process that the directory names, if it is still that process. QEMU's command line has the VM's id in it.
-fn end_child(dir: &Path) -> bool {
-    let Ok(text) = fs::read_to_string(dir.join(CHILD)) else { return false };
-    let (Some(name), Some(id)) = (ProcessName::parse(&text), dir.file_name()) else { return false };
-    let Some(pid) = Pid::from_raw(name.pid) else { return false };
-    // The descriptor is taken before the process is looked at, so that what is killed is what was looked at.
-    let Ok(pidfd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return false };
-    let cmdline = fs::read(format!("/proc/{}/cmdline", name.pid)).unwrap_or_default();
-    let is_ours = start_ticks(name.pid).is_ok_and(|ticks| ticks == name.start_ticks)
-        && String::from_utf8_lossy(&cmdline).contains(&*id.to_string_lossy());
-    is_ours && rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).is_ok()
+fn mark_undead(path: &Path) -> Result<(), RunDirError> {
+    fs::write(path.join(UNDEAD), "").map_err(RunDirError::at("marking the run directory", path))
 }
 
-/// When a process started, in clock ticks since boot: field 22 of `/proc/<pid>/stat`.
-fn start_ticks(pid: i32) -> io::Result<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field is the name in parentheses, and may contain anything; the third follows its last one.
-    let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = after_name.split_ascii_whitespace().nth(19).and_then(|field| field.parse().ok());
-    field.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "/proc/<pid>/stat has no start time"))
+fn id_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn lock_root(root: &Path) -> Result<File, RunDirError> {
@@ -222,56 +232,59 @@ fn create_lock(path: &Path) -> io::Result<File> {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        os::unix::fs::PermissionsExt,
-        process::{Child, Command, Stdio},
-    };
+    use std::{os::unix::fs::PermissionsExt, process::Child};
 
-    use super::*;
+    use super::{identity::tests::waiting_shell, *};
 
     fn root() -> tempfile::TempDir {
         tempfile::tempdir().expect("a temporary directory")
     }
 
-    /// A process with `id` in its command line that waits for input and has no children.
-    fn waiting_shell(id: &str) -> Child {
-        let shell =
-            Command::new("/bin/sh").args(["-c", "read -r line", id]).stdin(Stdio::piped()).spawn().expect("sh starts");
-        // For a moment after `execve` a process has no command line.
-        while fs::read(format!("/proc/{}/cmdline", shell.id())).expect("it runs").is_empty() {
-            std::thread::yield_now();
-        }
-        shell
-    }
-
     /// What a process leaves that was killed: the directory is there and nobody holds the lock.
-    fn abandon(root: &Path, id: &str, child: Option<&ProcessName>) {
+    fn abandon(root: &Path, id: &str, children: &[(&str, ProcessName)]) {
         fs::create_dir(root.join(id)).expect("it is new");
         fs::write(root.join(id).join(LOCK), "").expect("it can be written");
-        if let Some(name) = child {
-            fs::write(root.join(id).join(CHILD), name.to_text()).expect("it can be written");
+        for (role, process) in children {
+            let child = ChildRecord { role: (*role).into(), process: *process };
+            child.append(&root.join(id).join(CHILDREN)).expect("it can be written");
         }
+    }
+
+    fn create(root: &Path, id: &str) -> RunDir {
+        RunDir::create(root, id, &Details::default()).expect("it is new")
+    }
+
+    fn name(process: &Child) -> ProcessName {
+        ProcessName::of(process.id()).expect("it runs")
+    }
+
+    /// What a reaping removed and ended, in order.
+    fn reaped(root: &Path) -> (Vec<String>, Vec<u32>) {
+        let mut reaped = reap(root).expect("it can be read");
+        assert!(reaped.resisted.is_empty(), "{:?}", reaped.resisted);
+        reaped.removed.sort();
+        (reaped.removed, reaped.ended.into_iter().map(|ended| ended.pid).collect())
     }
 
     #[test]
     fn a_directory_in_use_is_not_reaped_and_a_dropped_one_is_gone() {
         let root = root();
-        let dir = RunDir::create(root.path(), "vm-1").expect("it can be made");
-        assert_eq!(reap(root.path()).expect("it can be read"), Reaped::default());
+        let dir = create(root.path(), "vm-1");
+        assert_eq!(reaped(root.path()), (vec![], vec![]));
         assert!(dir.path.exists());
         drop(dir);
         assert!(!root.path().join("vm-1").exists());
     }
 
     #[test]
-    fn an_abandoned_directory_is_removed_and_its_process_ended() {
+    fn an_abandoned_directory_is_removed_once_all_its_processes_are_dead() {
         let root = root();
-        let mut sleeper = waiting_shell("vm-dead");
-        let pid = i32::try_from(sleeper.id()).expect("pids are small");
-        let name = ProcessName { pid, start_ticks: start_ticks(pid).expect("it runs") };
-        abandon(root.path(), "vm-dead", Some(&name));
-        assert_eq!(reap(root.path()).expect("it can be read"), Reaped { directories: 1, processes: 1 });
-        assert!(!sleeper.wait().expect("it is ours").success());
+        let (mut qemu, mut gateway) = (waiting_shell("vm-dead"), waiting_shell("vm-dead"));
+        abandon(root.path(), "vm-dead", &[(QEMU, name(&qemu)), ("gateway", name(&gateway))]);
+        let known = [name(&qemu), name(&gateway)].map(|it| it.find(None).expect("it can be told").expect("it runs"));
+        assert_eq!(reaped(root.path()), (vec!["vm-dead".into()], vec![qemu.id(), gateway.id()]));
+        assert!(known.iter().all(Known::is_dead), "reaping has waited for them");
+        assert!(!qemu.wait().expect("it is ours").success() && !gateway.wait().expect("it is ours").success());
         assert!(!root.path().join("vm-dead").exists());
     }
 
@@ -279,11 +292,10 @@ mod tests {
     fn a_process_that_only_shares_the_id_or_only_the_name_is_left_alone() {
         let root = root();
         let mut sleeper = waiting_shell("vm-a");
-        let pid = i32::try_from(sleeper.id()).expect("pids are small");
-        let ticks = start_ticks(pid).expect("it runs");
-        abandon(root.path(), "vm-a", Some(&ProcessName { pid, start_ticks: ticks + 1 }));
-        abandon(root.path(), "vm-b", Some(&ProcessName { pid, start_ticks: ticks }));
-        assert_eq!(reap(root.path()).expect("it can be read"), Reaped { directories: 2, processes: 0 });
+        let other = ProcessName { start_ticks: name(&sleeper).start_ticks + 1, ..name(&sleeper) };
+        abandon(root.path(), "vm-a", &[(QEMU, other)]);
+        abandon(root.path(), "vm-b", &[(QEMU, name(&sleeper))]);
+        assert_eq!(reaped(root.path()), (vec!["vm-a".into(), "vm-b".into()], vec![]));
         assert!(sleeper.try_wait().expect("it is ours").is_none(), "it still runs");
         sleeper.kill().expect("it is ours");
         sleeper.wait().expect("it is ours");
@@ -292,11 +304,60 @@ mod tests {
     #[test]
     fn one_directory_that_cannot_be_cleared_does_not_keep_a_start_from_the_others() {
         let root = root();
-        abandon(root.path(), "vm-a", None);
-        abandon(root.path(), "vm-c", None);
+        abandon(root.path(), "vm-a", &[]);
+        abandon(root.path(), "vm-c", &[]);
         // A lock that nobody can open, whoever runs this.
         fs::create_dir_all(root.path().join("vm-b").join(LOCK)).expect("it is new");
-        assert_eq!(reap(root.path()).expect("it can be read"), Reaped { directories: 2, processes: 0 });
+        assert_eq!(reaped(root.path()).0, ["vm-a", "vm-c"]);
+    }
+
+    #[test]
+    fn what_cannot_be_told_about_processes_is_not_taken_for_their_death() {
+        let root = root();
+        abandon(root.path(), "vm-a", &[]);
+        abandon(root.path(), "vm-b", &[]);
+        fs::create_dir(root.path().join("vm-b").join(CHILDREN)).expect("it is new");
+        let reaped = reap(root.path()).expect("it can be read");
+        assert_eq!(reaped.removed, ["vm-a"]);
+        assert!(matches!(&reaped.resisted[..], [(id, Resistance::Children(_))] if id == "vm-b"), "{reaped:?}");
+        assert!(root.path().join("vm-b").exists());
+    }
+
+    #[test]
+    fn more_directories_than_are_taken_at_once_are_all_reaped() {
+        let root = root();
+        for number in 0..200 {
+            abandon(root.path(), &format!("vm-{number}"), &[]);
+        }
+        assert_eq!(reaped(root.path()).0.len(), 200);
+    }
+
+    #[test]
+    fn a_directory_is_found_with_what_is_written_down_about_it() {
+        let root = root();
+        let dir = create(root.path(), "vm-1");
+        dir.record_child(QEMU, std::process::id()).expect("it runs");
+        dir.mark_undead().expect("it can be written");
+        abandon(root.path(), "vm-2", &[]);
+        fs::write(root.path().join("vm-2").join(RECORD), "{").expect("it can be written");
+        let mut found = list(root.path()).expect("it can be read");
+        found.sort_by(|a, b| a.id.cmp(&b.id));
+        let [one, two] = &found[..] else { panic!("{found:?}") };
+        assert!(one.is_held && one.is_marked_undead && !two.is_held && !two.is_marked_undead);
+        assert_eq!(one.record.as_ref().map(|record| record.vm_id.as_str()), Some("vm-1"));
+        assert_eq!(one.children.len(), 1);
+        assert!(two.record.is_none() && two.children.is_empty(), "{two:?}");
+        drop(dir);
+        assert_eq!(list(root.path()).expect("it can be read").len(), 1);
+    }
+
+    #[test]
+    fn a_name_that_would_lead_elsewhere_is_refused() {
+        let root = root();
+        for id in ["", "..", "a/b", "/tmp/a"] {
+            assert!(RunDir::create(root.path(), id, &Details::default()).is_err(), "{id:?}");
+        }
+        assert!(list(root.path()).expect("it can be read").is_empty());
     }
 
     #[test]
@@ -320,8 +381,8 @@ mod tests {
                 scope.spawn(move || {
                     begin.wait();
                     for number in 0..500 {
-                        let dir = RunDir::create(root, &format!("vm-{owner}-{number}")).expect("it is new");
-                        fs::write(dir.path.join(CHILD), "1 1").expect("it is ours");
+                        let dir = create(root, &format!("vm-{owner}-{number}"));
+                        fs::write(dir.path.join(CHILDREN), "qemu 1 1\n").expect("it is ours");
                         dir.remove().expect("a start elsewhere is no reason to fail");
                     }
                 });
@@ -329,18 +390,18 @@ mod tests {
                     begin.wait();
                     for _ in 0..500 {
                         reap(root).expect("a directory that goes is no reason to fail");
-                        survey(root).expect("it can be read");
+                        list(root).expect("it can be read");
                     }
                 });
             }
         });
-        assert_eq!(survey(root.path()).expect("it can be read"), Survey::default());
+        assert!(list(root.path()).expect("it can be read").is_empty());
     }
 
     #[test]
     fn a_directory_that_is_gone_already_is_as_good_as_removed() {
         let root = root();
-        let dir = RunDir::create(root.path(), "vm-1").expect("it is new");
+        let dir = create(root.path(), "vm-1");
         fs::remove_dir_all(&dir.path).expect("it is ours");
         dir.remove().expect("there is nothing to do");
     }
@@ -349,6 +410,6 @@ mod tests {
     fn a_root_that_others_may_write_to_is_refused() {
         let root = root();
         fs::set_permissions(root.path(), fs::Permissions::from_mode(0o777)).expect("it is ours");
-        assert!(RunDir::create(root.path(), "vm-1").is_err());
+        assert!(RunDir::create(root.path(), "vm-1", &Details::default()).is_err());
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{monitor::Monitor, printable};
 use crate::{
@@ -120,8 +120,8 @@ impl Instance {
 
     /// Leaves a mark for operators: QEMU does not die.
     pub(super) fn mark_undead(&self) {
-        if let Some(run_dir) = &self.run_dir {
-            run_dir.mark_undead();
+        if let Some(Err(error)) = self.run_dir().map(RunDir::mark_undead) {
+            warn!(error = &error as &dyn std::error::Error, "that QEMU does not die cannot be noted for others");
         }
     }
 

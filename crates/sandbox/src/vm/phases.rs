@@ -32,7 +32,7 @@ use crate::{
     host::Host,
     process::{Child, Command, Ended, Process, SpawnError},
     request::ValidVm,
-    run_dir::{RunDir, RunDirError},
+    run_dir::{Details, QEMU, RunDir, RunDirError},
 };
 
 /// From QEMU's start to the agent's hello. Half a second on an idle machine under emulation; a host that boots many at once
@@ -143,7 +143,7 @@ impl Prepared {
         if let Some((console, output)) = console {
             instance.stream_console(console, output);
         }
-        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
+        let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(QEMU, instance.pid()));
         let known = recorded.map_err(BootError::from).and_then(|()| instance.process().map_err(BootError::Wait));
         match known {
             Ok(process) => Ok(Spawned { instance, process, at: Instant::now() }),
@@ -152,7 +152,14 @@ impl Prepared {
     }
 
     fn make(host: &Host, vm_id: String, spec: ValidVm) -> Result<Self, BootError> {
-        let run_dir = RunDir::create(&host.run_dir, &vm_id)?;
+        let details = Details {
+            memory_mib: spec.memory_mib,
+            language: Some(spec.language.name().into()),
+            tenant_id: spec.tenant_id,
+            task_id: spec.task_id,
+            image: Some(host.facts.image.clone()),
+        };
+        let run_dir = RunDir::create(&host.run_dir, &vm_id, &details)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
         let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
         let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;

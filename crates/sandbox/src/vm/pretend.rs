@@ -15,7 +15,7 @@ use tokio::{
 use super::{channel::Channel, instance::Instance, monitor};
 use crate::{
     process::{Child, Command},
-    run_dir::RunDir,
+    run_dir::{Details, RunDir},
 };
 
 /// An instance whose process is a shell that runs `script`, and its end of the monitor.
@@ -25,7 +25,7 @@ pub(super) async fn instance(root: &tempfile::TempDir, script: &str) -> (Instanc
     let mut command = Command::new("/bin/sh".into(), vec!["-c".into(), script.into()]);
     command.pass(write, 2);
     let child = Child::spawn(command).await.expect("sh starts");
-    let run_dir = RunDir::create(root.path(), "vm-1").expect("it is new");
+    let run_dir = RunDir::create(root.path(), "vm-1", &Details::default()).expect("it is new");
     let stderr = pipe::Receiver::from_owned_fd(read).expect("it is a pipe");
     (Instance::new(child, run_dir, stderr, monitor::watch(ours)), qemus)
 }
