@@ -2,7 +2,12 @@
 //!
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
 use exec_sandbox_qemu as qemu;
@@ -21,10 +26,19 @@ pub(crate) struct Host {
     pub(crate) qemu: PathBuf,
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
-    pub(crate) image: VerifiedImage,
+    pub(crate) image: ImageFiles,
     pub(crate) run_dir: PathBuf,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
+}
+
+/// The files of a verified image, kept open: VMs read these, whatever becomes of their paths, and QEMU needs no
+/// right to go where they lie.
+#[derive(Debug)]
+pub(crate) struct ImageFiles {
+    kernel: File,
+    initramfs: File,
+    root: File,
 }
 
 /// What was found on this machine, for people and logs.
@@ -61,6 +75,9 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
+        let image = ImageFiles::open(&image).map_err(|error| {
+            Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
+        })?;
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
         debug!(?facts, ?budget, "examined");
         Ok(Self {
@@ -72,6 +89,23 @@ impl Host {
             budget,
             facts,
         })
+    }
+}
+
+impl ImageFiles {
+    fn open(image: &VerifiedImage) -> io::Result<Self> {
+        let open = |path: PathBuf| File::open(path);
+        Ok(Self { kernel: open(image.kernel())?, initramfs: open(image.initramfs())?, root: open(image.root())? })
+    }
+
+    /// Kernel, initramfs and root file system, to be passed to one QEMU.
+    pub(crate) fn duplicate(&self) -> io::Result<[OwnedFd; 3]> {
+        let [kernel, initramfs, root] = self.each().map(|file| file.as_fd().try_clone_to_owned());
+        Ok([kernel?, initramfs?, root?])
+    }
+
+    fn each(&self) -> [&File; 3] {
+        [&self.kernel, &self.initramfs, &self.root]
     }
 }
 
