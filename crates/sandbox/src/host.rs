@@ -17,8 +17,16 @@ use crate::{
     Error, ErrorKind, accel,
     admission::{Budget, Machine},
     config::Settings,
+    process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
 };
+
+/// What QEMU may take beside the guest's memory before its control group ends it, in MiB: the whole translation buffer of 256 under
+/// emulation, and the rest of it twice. What a VM takes as a rule is less, and is what admission charges.
+const EMULATION_CEILING_MIB: u64 = 384;
+
+/// The same without a translation buffer. Not measured under an accelerator.
+const ACCELERATION_CEILING_MIB: u64 = 128;
 
 /// What VMs are made of on this machine.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub(crate) struct Host {
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: ImageFiles,
+    pub(crate) confinement: Confinement,
     pub(crate) run_dir: PathBuf,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
@@ -78,13 +87,18 @@ impl Host {
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
+        let confinement = confinement(settings, &program, &verdict.accelerator, Some(&image));
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
+        for layer in confinement.layers() {
+            debug!(layer = layer.name, missing = ?layer.missing, "examined");
+        }
         debug!(?facts, ?budget, "examined");
         Ok(Self {
             qemu: program.path,
             arch,
             accelerator: verdict.accelerator,
             image,
+            confinement,
             run_dir: settings.run_dir.clone(),
             budget,
             facts,
@@ -92,8 +106,19 @@ impl Host {
     }
 }
 
+impl Host {
+    /// The most of the host's memory that a VM with a guest of `memory_mib` may take.
+    pub(crate) fn memory_ceiling_bytes(&self, memory_mib: u32) -> u64 {
+        let ceiling_mib = match self.accelerator {
+            qemu::Accelerator::Tcg { .. } => EMULATION_CEILING_MIB,
+            qemu::Accelerator::Kvm { .. } | qemu::Accelerator::Hvf => ACCELERATION_CEILING_MIB,
+        };
+        (u64::from(memory_mib) + ceiling_mib) << 20
+    }
+}
+
 impl ImageFiles {
-    fn open(image: &VerifiedImage) -> io::Result<Self> {
+    pub(crate) fn open(image: &VerifiedImage) -> io::Result<Self> {
         let open = |path: PathBuf| File::open(path);
         Ok(Self { kernel: open(image.kernel())?, initramfs: open(image.initramfs())?, root: open(image.root())? })
     }
@@ -107,6 +132,19 @@ impl ImageFiles {
     fn each(&self) -> [&File; 3] {
         [&self.kernel, &self.initramfs, &self.root]
     }
+}
+
+/// What confines a QEMU that reads `image`.
+pub(crate) fn confinement(
+    settings: &Settings,
+    program: &QemuProgram,
+    accelerator: &qemu::Accelerator,
+    image: Option<&ImageFiles>,
+) -> Confinement {
+    let files = image.map(|image| image.each().to_vec()).unwrap_or_default();
+    let kvm = matches!(accelerator, qemu::Accelerator::Kvm { .. });
+    let subject = Subject { id: &new_vm_id(), program: &program.path, files: &files, kvm };
+    Confinement::find(&subject, settings.cgroup.as_deref())
 }
 
 /// The architecture of this machine, which is the guest's too.

@@ -150,6 +150,7 @@ impl Prepared {
         };
         // Opened again by QEMU, so that each VM has positions of its own in them.
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
+        let group = host.confinement.group(&spec.id, host.memory_ceiling_bytes(spec.memory_mib));
         let machine = qemu::Machine {
             name: spec.id,
             arch: host.arch,
@@ -166,6 +167,10 @@ impl Prepared {
             sandbox: true,
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
+        command.jail(host.confinement.jail());
+        if let Some(group) = group.map_err(BootError::Prepare)? {
+            command.join(group).map_err(BootError::Prepare)?;
+        }
         command.pass(qemu_stderr.try_clone().map_err(BootError::Sockets)?, 1);
         command.pass(qemu_stderr, 2);
         command.pass(listener.into(), AGENT_FD);
