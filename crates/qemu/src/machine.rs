@@ -31,7 +31,7 @@ pub struct Machine {
     /// A Unix socket that is bound and listens, inherited by QEMU under this number, which QEMU serves as the agent's port.
     ///
     /// The host can connect before QEMU has started: the connection waits in the socket's queue. When QEMU ends in good order it
-    /// removes the socket's path.
+    /// removes the socket's path, if it may.
     pub agent_fd: RawFd,
     /// One end of a connected socket pair, inherited by QEMU under this number, on which it speaks QMP.
     pub qmp_fd: RawFd,

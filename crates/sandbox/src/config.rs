@@ -26,6 +26,9 @@ pub struct SchedulerConfig {
     pub run_dir: Option<PathBuf>,
     /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
     pub qemu: Option<PathBuf>,
+    /// The control group (of version 2) in which each VM's own is made. `None`: `$EXEC_SANDBOX_CGROUP`, else that of this process
+    /// or the one around it, if groups with memory and pids can be made there. Without one, VMs have no limits of the host's.
+    pub cgroup: Option<PathBuf>,
     /// How the guest's processor is run. `$EXEC_SANDBOX_FORCE_EMULATION=true` turns `Auto` into `Tcg`.
     pub accel: AccelRequest,
     /// Share of the host's memory that VMs never get, 0.01 to 0.5.
@@ -49,6 +52,7 @@ impl Default for SchedulerConfig {
             cache_dir: None,
             run_dir: None,
             qemu: None,
+            cgroup: None,
             accel: AccelRequest::Auto,
             host_memory_reserve_ratio: 0.08,
             memory_overcommit_ratio: 5.0,
@@ -67,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) run_dir: PathBuf,
     pub(crate) accel: AccelRequest,
     pub(crate) qemu: Option<PathBuf>,
+    pub(crate) cgroup: Option<PathBuf>,
 }
 
 impl SchedulerConfig {
@@ -90,6 +95,7 @@ impl SchedulerConfig {
                 chosen => chosen,
             },
             qemu: self.qemu.clone().or_else(|| environment.qemu.clone()),
+            cgroup: self.cgroup.clone().or_else(|| environment.cgroup.clone()),
             cache_dir,
             config: self,
         })
@@ -116,6 +122,15 @@ mod tests {
         assert_eq!(auto.accel, AccelRequest::Tcg);
         let chosen = SchedulerConfig { accel: AccelRequest::Kvm, ..SchedulerConfig::default() };
         assert_eq!(chosen.resolve(&environment).expect("it is valid").accel, AccelRequest::Kvm);
+    }
+
+    #[test]
+    fn a_control_group_that_is_configured_comes_before_that_of_the_environment() {
+        let environment = Environment { cgroup: Some("/e".into()), home: Some("/h".into()), ..Environment::default() };
+        let by_default = SchedulerConfig::default().resolve(&environment).expect("it is valid");
+        assert_eq!(by_default.cgroup, Some("/e".into()));
+        let named = SchedulerConfig { cgroup: Some("/c".into()), ..SchedulerConfig::default() };
+        assert_eq!(named.resolve(&environment).expect("it is valid").cgroup, Some("/c".into()));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use crate::{
     Error, SchedulerConfig,
     admission::{self, Budget, Kernel, Machine},
     config::Settings,
-    host,
+    host::{self, ImageFiles},
     inventory::{self, VmState},
     paths::Environment,
+    process::{Layer, Missing},
     qemu_program::{self, QemuProgram},
 };
 
@@ -76,7 +77,7 @@ fn checks(settings: &Settings) -> Vec<Check> {
         Some(run_directory(settings)),
         Some(capacity(settings)),
         Some(descriptors()),
-        Some(cgroup()),
+        program.as_ref().ok().map(|program| jail(settings, program)),
     ]
     .into_iter()
     .flatten()
@@ -169,14 +170,25 @@ fn descriptors() -> Check {
     Check { status: Status::Warning, remedy: Some(remedy.into()), ..ok("open files", detail) }
 }
 
-fn cgroup() -> Check {
-    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-    let found: Vec<_> = controllers.split_whitespace().collect();
-    if found.contains(&"memory") && found.contains(&"cpu") {
-        return ok("cgroup v2", format!("controllers: {}", found.join(" ")));
+/// Each layer that VMs are confined by, or why it is missing.
+fn jail(settings: &Settings, program: &QemuProgram) -> Check {
+    // Without these VMs do not run, which is said elsewhere; the layers are examined all the same.
+    let accelerator = host::accelerator(settings, program).map(|verdict| verdict.accelerator);
+    let accelerator = accelerator.unwrap_or(Accelerator::Tcg { tsc_khz: None });
+    let image = host::image(settings).ok().and_then(|image| ImageFiles::open(&image).ok());
+    let confinement = host::confinement(settings, program, &accelerator, image.as_ref());
+    let layers = confinement.layers();
+    let describe = |layer: &Layer<'_>| match layer.missing {
+        None => layer.name.clone(),
+        Some(missing) => format!("{} missing: {}", layer.name, with_causes(missing)),
+    };
+    let detail = layers.iter().map(describe).collect::<Vec<_>>().join("; ");
+    let mut remedies: Vec<_> = layers.iter().filter_map(|layer| layer.missing).map(Missing::remedy).collect();
+    remedies.dedup();
+    if remedies.is_empty() {
+        return ok("jail", detail);
     }
-    let detail = "no cgroup v2 hierarchy with cpu and memory at /sys/fs/cgroup; VMs run without limits of the host's";
-    Check { status: Status::Warning, ..ok("cgroup v2", detail.into()) }
+    Check { status: Status::Warning, remedy: Some(remedies.join("; ")), ..ok("jail", detail) }
 }
 
 fn ok(name: &'static str, detail: String) -> Check {
@@ -184,11 +196,15 @@ fn ok(name: &'static str, detail: String) -> Check {
 }
 
 fn failed(name: &'static str, error: &Error) -> Check {
-    let mut detail = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    Check { name, status: Status::Failure, detail: with_causes(error), remedy: error.remedy().map(str::to_owned) }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
     while let Some(error) = cause {
-        detail = format!("{detail}: {error}");
+        text = format!("{text}: {error}");
         cause = error.source();
     }
-    Check { name, status: Status::Failure, detail, remedy: error.remedy().map(str::to_owned) }
+    text
 }

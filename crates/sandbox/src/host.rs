@@ -2,7 +2,12 @@
 //!
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
-use std::path::PathBuf;
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+};
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
 use exec_sandbox_qemu as qemu;
@@ -12,8 +17,16 @@ use crate::{
     Error, ErrorKind, accel,
     admission::{Budget, Machine},
     config::Settings,
+    process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
 };
+
+/// What QEMU may take beside the guest's memory before its control group ends it, in MiB: the whole translation buffer of 256 under
+/// emulation, and the rest of it twice. What a VM takes as a rule is less, and is what admission charges.
+const EMULATION_CEILING_MIB: u64 = 384;
+
+/// The same without a translation buffer. Not measured under an accelerator.
+const ACCELERATION_CEILING_MIB: u64 = 128;
 
 /// What VMs are made of on this machine.
 #[derive(Debug)]
@@ -21,10 +34,20 @@ pub(crate) struct Host {
     pub(crate) qemu: PathBuf,
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
-    pub(crate) image: VerifiedImage,
+    pub(crate) image: ImageFiles,
+    pub(crate) confinement: Confinement,
     pub(crate) run_dir: PathBuf,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
+}
+
+/// The files of a verified image, kept open: VMs read these, whatever becomes of their paths, and QEMU needs no
+/// right to go where they lie.
+#[derive(Debug)]
+pub(crate) struct ImageFiles {
+    kernel: File,
+    initramfs: File,
+    root: File,
 }
 
 /// What was found on this machine, for people and logs.
@@ -61,18 +84,67 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
+        let image = ImageFiles::open(&image).map_err(|error| {
+            Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
+        })?;
+        let confinement = confinement(settings, &program, &verdict.accelerator, Some(&image));
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
+        for layer in confinement.layers() {
+            debug!(layer = layer.name, missing = ?layer.missing, "examined");
+        }
         debug!(?facts, ?budget, "examined");
         Ok(Self {
             qemu: program.path,
             arch,
             accelerator: verdict.accelerator,
             image,
+            confinement,
             run_dir: settings.run_dir.clone(),
             budget,
             facts,
         })
     }
+}
+
+impl Host {
+    /// The most of the host's memory that a VM with a guest of `memory_mib` may take.
+    pub(crate) fn memory_ceiling_bytes(&self, memory_mib: u32) -> u64 {
+        let ceiling_mib = match self.accelerator {
+            qemu::Accelerator::Tcg { .. } => EMULATION_CEILING_MIB,
+            qemu::Accelerator::Kvm { .. } | qemu::Accelerator::Hvf => ACCELERATION_CEILING_MIB,
+        };
+        (u64::from(memory_mib) + ceiling_mib) << 20
+    }
+}
+
+impl ImageFiles {
+    pub(crate) fn open(image: &VerifiedImage) -> io::Result<Self> {
+        let open = |path: PathBuf| File::open(path);
+        Ok(Self { kernel: open(image.kernel())?, initramfs: open(image.initramfs())?, root: open(image.root())? })
+    }
+
+    /// Kernel, initramfs and root file system, to be passed to one QEMU.
+    pub(crate) fn duplicate(&self) -> io::Result<[OwnedFd; 3]> {
+        let [kernel, initramfs, root] = self.each().map(|file| file.as_fd().try_clone_to_owned());
+        Ok([kernel?, initramfs?, root?])
+    }
+
+    fn each(&self) -> [&File; 3] {
+        [&self.kernel, &self.initramfs, &self.root]
+    }
+}
+
+/// What confines a QEMU that reads `image`.
+pub(crate) fn confinement(
+    settings: &Settings,
+    program: &QemuProgram,
+    accelerator: &qemu::Accelerator,
+    image: Option<&ImageFiles>,
+) -> Confinement {
+    let files = image.map(|image| image.each().to_vec()).unwrap_or_default();
+    let kvm = matches!(accelerator, qemu::Accelerator::Kvm { .. });
+    let subject = Subject { id: &new_vm_id(), program: &program.path, files: &files, kvm };
+    Confinement::find(&subject, settings.cgroup.as_deref())
 }
 
 /// The architecture of this machine, which is the guest's too.

@@ -3,7 +3,13 @@
 //! The child is the program itself, never a wrapper: signals, accounting and death concern it and nothing in between. What is
 //! owned here is one process; which process, and what its death means, is the supervisor's.
 
+mod cgroup;
+mod child;
+mod confinement;
 mod handle;
+mod jail;
+mod landlock;
+mod namespaces;
 mod pidfd;
 mod spawn;
 mod spawner;
@@ -16,25 +22,29 @@ use std::{
 
 use rustix::process::Signal;
 
+pub(crate) use confinement::{Confinement, Layer, Missing, Subject};
 pub use handle::{Process, ProcessUsage};
 pub(crate) use pidfd::{ChildUsage, Ended};
 pub(crate) use spawn::{Command, SpawnError};
 
+use cgroup::VmCgroup;
 use pidfd::PidFd;
 
-/// A process of ours. Dropped alive, it is killed and reaped.
+/// A process of ours, and the control group that was made for it. Dropped alive, it is killed and reaped.
 #[derive(Debug)]
 pub(crate) struct Child {
     pidfd: PidFd,
     ended: Option<Ended>,
+    /// Dropped after the process has been reaped.
+    group: Option<VmCgroup>,
 }
 
 impl Child {
     /// Starts `command`.
     pub(crate) async fn spawn(command: Command) -> Result<Self, SpawnError> {
-        let spawned = spawner::spawn(command).await?;
+        let (spawned, group) = spawner::spawn(command).await?;
         let pidfd = PidFd::register(spawned)?;
-        Ok(Self { pidfd, ended: None })
+        Ok(Self { pidfd, ended: None, group })
     }
 
     /// The process id, which stays this process's until it has been reaped.
@@ -64,8 +74,11 @@ impl Child {
         self.signal(Signal::TERM)
     }
 
-    /// Sends SIGKILL. A process that has ended already is no error.
+    /// Sends SIGKILL, to all in its control group too. A process that has ended already is no error.
     pub(crate) fn kill(&self) -> io::Result<()> {
+        if let Some(group) = &self.group {
+            group.kill()?;
+        }
         self.signal(Signal::KILL)
     }
 
@@ -79,13 +92,24 @@ impl Child {
         }
     }
 
-    /// Kills the process and waits for its end, at most `patience`. `None`: it is not confirmed dead.
+    /// Kills the process and waits for its end, at most `patience`. `None`: it is not confirmed dead, or something else in its
+    /// control group is not.
     pub(crate) async fn kill_and_reap(&mut self, patience: Duration) -> io::Result<Option<Ended>> {
         self.kill()?;
-        match tokio::time::timeout(patience, self.ended()).await {
+        match tokio::time::timeout(patience, self.gone()).await {
             Ok(ended) => ended.map(Some),
             Err(_elapsed) => Ok(None),
         }
+    }
+
+    /// Waits for the process's end and until its control group is empty, and removes that.
+    async fn gone(&mut self) -> io::Result<Ended> {
+        let ended = self.ended().await?;
+        if let Some(group) = &mut self.group {
+            group.remove().await?;
+        }
+        self.group = None;
+        Ok(ended)
     }
 }
 

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "registering a descriptor with tokio and wait4 for the usage of the reaped process")]
 
 use std::{
+    fs::File,
     io,
     mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -79,6 +80,13 @@ impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.get_ref().as_fd()
     }
+}
+
+/// Registers a file of which the kernel tells that it has changed.
+pub(super) fn watch(file: File) -> io::Result<AsyncFd<File>> {
+    // SAFETY: as in `PidFd::register`: a `File` keeps its descriptor open and the same.
+    let registered = unsafe { AsyncFd::register_with_interest(file, Interest::PRIORITY) };
+    registered.map_err(|error| error.into_parts().1)
 }
 
 /// Kills a child whose owner is gone and reaps it. One that does not die is left as a zombie to be, so that this returns.

@@ -2,15 +2,15 @@
 //! the program.
 //!
 //! A fork copies the page tables of the whole process, which is slow in a big one and ten times slower in bursts. Here the
-//! child borrows the parent's memory while the parent's thread stands still, so between `clone` and `execve` it must not
-//! allocate, lock, unwind, or return. Everything it needs is laid out before.
-#![expect(unsafe_code, reason = "clone, and what the child does between it and execve, have no safe interface")]
+//! child borrows the parent's memory while the parent's thread stands still. Everything it needs is laid out before; what it
+//! does with that is in `child`.
+#![expect(unsafe_code, reason = "clone and the memory of its child have no safe interface")]
 
 use std::{
-    ffi::{CString, OsString, c_char, c_int, c_void},
+    ffi::{CStr, CString, OsString, c_char, c_int, c_void},
     io,
     os::{
-        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStringExt,
     },
     path::PathBuf,
@@ -20,16 +20,19 @@ use std::{
 use rustix::{
     io::Errno,
     mm::{MapFlags, MprotectFlags, ProtFlags},
-    process::Pid,
+    process::{DumpableBehavior, Pid, Resource, Rlimit},
+};
+
+use super::{
+    cgroup::VmCgroup,
+    child::{End, PARKED_FROM, Plan, Step, child},
+    jail::{Jail, Limits},
 };
 
 /// The child's stack until it executes: its frames are a few hundred bytes.
 const STACK_BYTES: usize = 64 * 1024;
 /// Below the stack, so that an overflow is a fault and not a corruption.
 const GUARD_BYTES: usize = 4096;
-/// Descriptors to pass are first moved here, above every target, so that no move overwrites another's source; and below any
-/// limit of open files that a VM could live with.
-const PARKED_FROM: RawFd = 32;
 
 /// A program to start. Its environment is empty.
 #[derive(Debug)]
@@ -37,6 +40,15 @@ pub(crate) struct Command {
     program: PathBuf,
     args: Vec<OsString>,
     descriptors: Vec<(OwnedFd, RawFd)>,
+    jail: Jail,
+    group: Option<Joined>,
+}
+
+/// A control group and the way into it.
+#[derive(Debug)]
+struct Joined {
+    group: VmCgroup,
+    entrance: OwnedFd,
 }
 
 /// Why a program was not started.
@@ -55,18 +67,6 @@ pub(crate) enum SpawnError {
     Parent(#[from] io::Error),
 }
 
-/// What the child does, in order. The one that failed is in the error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Step {
-    NewSession,
-    DeathSignal,
-    Descriptors,
-    Limits,
-    Privileges,
-    Execute,
-}
-
 /// A process just started. Dropped, it is killed and reaped.
 #[derive(Debug)]
 pub(super) struct Spawned {
@@ -80,26 +80,28 @@ pub(super) struct Nursery {
     base: *mut c_void,
 }
 
-/// What the child reads, and the one thing that it writes. Lives on the parent's stack while the parent stands still.
-struct Plan<'a> {
-    program: *const c_char,
-    argv: *const *const c_char,
-    envp: *const *const c_char,
-    moves: &'a [(RawFd, RawFd)],
-    parent: libc::pid_t,
-    failed: Option<(Step, c_int)>,
-}
-
 impl Command {
     /// A program by its path. It gets no descriptor but 0, 1 and 2, which are `/dev/null` unless something is passed as them.
     pub(crate) fn new(program: PathBuf, args: Vec<OsString>) -> Self {
-        Self { program, args, descriptors: Vec::new() }
+        Self { program, args, descriptors: Vec::new(), jail: Jail::default(), group: None }
     }
 
     /// Gives the child `descriptor` as number `target`.
     pub(crate) fn pass(&mut self, descriptor: OwnedFd, target: RawFd) {
         debug_assert!(target < PARKED_FROM, "targets lie below the parked descriptors");
         self.descriptors.push((descriptor, target));
+    }
+
+    /// Confines the child.
+    pub(crate) fn jail(&mut self, jail: Jail) {
+        self.jail = jail;
+    }
+
+    /// Puts the child into `group`, which then belongs to the process: it is removed once the process is dead.
+    pub(crate) fn join(&mut self, group: VmCgroup) -> io::Result<()> {
+        let entrance = group.entrance()?;
+        self.group = Some(Joined { group, entrance });
+        Ok(())
     }
 }
 
@@ -110,19 +112,6 @@ impl SpawnError {
             Self::Child { errno, .. } => Some(*errno),
             Self::Parent(error) => Errno::from_io_error(error),
         }
-    }
-}
-
-impl std::fmt::Display for Step {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::NewSession => "making a session",
-            Self::DeathSignal => "binding its life to ours",
-            Self::Descriptors => "passing descriptors",
-            Self::Limits => "setting limits",
-            Self::Privileges => "giving up privileges",
-            Self::Execute => "executing the program",
-        })
     }
 }
 
@@ -157,31 +146,67 @@ impl Nursery {
         Ok(Self { base })
     }
 
-    /// Starts `command`; returns when the program runs or a step has failed.
-    pub(super) fn spawn(&mut self, command: Command) -> Result<Spawned, SpawnError> {
+    /// Starts `command`; returns when the program runs or a step has failed. With the process comes the group that it is in.
+    pub(super) fn spawn(&mut self, command: Command) -> Result<(Spawned, Option<VmCgroup>), SpawnError> {
         let program = c_string(command.program.clone().into_os_string())?;
         let args = command.args.into_iter().map(c_string).collect::<io::Result<Vec<_>>>()?;
         let argv: Vec<*const c_char> =
             [&program].into_iter().chain(&args).map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
         let envp = [ptr::null()];
-        let parked = park(command.descriptors)?;
+        let end = End::Program { path: program.as_ptr(), argv: argv.as_ptr(), envp: envp.as_ptr() };
+        let entrance = command.group.as_ref().map(|joined| joined.entrance.as_fd());
+        match self.run(&command.jail, entrance, command.descriptors, end)? {
+            (spawned, None) => Ok((spawned, command.group.map(|joined| joined.group))),
+            // The child has left by `_exit`: dropping `spawned` reaps it.
+            (_spawned, Some((step, errno))) => Err(SpawnError::Child { step, program: command.program, errno }),
+        }
+    }
+
+    /// Has a child do all that `command` asks for but execute: it looks whether the program may be executed and whether `files`
+    /// can be opened with their flags.
+    pub(super) fn rehearse(&mut self, command: Command, files: &[(CString, c_int)]) -> Result<(), SpawnError> {
+        let program = c_string(command.program.clone().into_os_string())?;
+        let files: Vec<(&CStr, c_int)> = files.iter().map(|(path, flags)| (path.as_c_str(), *flags)).collect();
+        let entrance = command.group.as_ref().map(|joined| joined.entrance.as_fd());
+        let end = End::Rehearsal { program: &program, files: &files };
+        match self.run(&command.jail, entrance, command.descriptors, end)? {
+            (_spawned, None) => Ok(()),
+            (_spawned, Some((step, errno))) => Err(SpawnError::Child { step, program: command.program, errno }),
+        }
+    }
+
+    /// Lays out the plan of a child and makes it. A step that failed comes with the process, which is about to be reaped.
+    fn run(
+        &mut self,
+        jail: &Jail,
+        entrance: Option<BorrowedFd<'_>>,
+        descriptors: Vec<(OwnedFd, RawFd)>,
+        end: End<'_>,
+    ) -> io::Result<(Spawned, Option<(Step, Errno)>)> {
+        let parked = descriptors.into_iter().map(|(fd, target)| Ok((park(fd.as_fd())?, target)));
+        let parked = parked.collect::<io::Result<Vec<_>>>()?;
         let moves: Vec<(RawFd, RawFd)> = parked.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect();
+        let landlock = jail.landlock.as_ref().map(|ruleset| park(ruleset.fd.as_fd())).transpose()?;
+        let no_core_dump = (Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+        let limits: Vec<_> = jail.limits.into_iter().flat_map(Limits::to_kernel).chain([no_core_dump]).collect();
         let mut plan = Plan {
-            program: program.as_ptr(),
-            argv: argv.as_ptr(),
-            envp: envp.as_ptr(),
+            parent: rustix::process::getpid(),
+            cgroup: entrance,
+            network: jail.namespaces.as_ref().map(|namespaces| namespaces.network.as_fd()),
             moves: &moves,
-            parent: rustix::process::getpid().as_raw_nonzero().get(),
+            limits: &limits,
+            own_user: jail.own_user.as_ref(),
+            landlock: landlock.as_ref().map(AsRawFd::as_raw_fd),
+            end,
             failed: None,
         };
-        let spawned = self.clone_with(&mut plan)?;
-        match plan.failed {
-            None => Ok(spawned),
-            // The child has left by `_exit`: dropping `spawned` reaps it.
-            Some((step, errno)) => {
-                Err(SpawnError::Child { step, program: command.program, errno: Errno::from_raw_os_error(errno) })
-            }
+        // A child that becomes another user makes its memory one that cannot be dumped, and that is this process's too.
+        let dumpable = rustix::process::dumpable_behavior();
+        let spawned = self.clone_with(&mut plan);
+        if plan.own_user.is_some() && dumpable == Ok(DumpableBehavior::Dumpable) {
+            rustix::process::set_dumpable_behavior(DumpableBehavior::Dumpable)?;
         }
+        Ok((spawned?, plan.failed))
     }
 
     fn clone_with(&mut self, plan: &mut Plan<'_>) -> io::Result<Spawned> {
@@ -233,88 +258,8 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// The child's whole life before the program. Shares the parent's memory: system calls on the plan's data and nothing else.
-extern "C" fn child(plan: *mut c_void) -> c_int {
-    // SAFETY: `clone_with` passes its plan, which nobody else touches until this process has executed or exited.
-    let plan = unsafe { &mut *plan.cast::<Plan<'_>>() };
-    let failed = become_program(plan);
-    plan.failed = Some((failed, io::Error::last_os_error().raw_os_error().unwrap_or(0)));
-    // SAFETY: it ends this process at once and runs nothing of the parent's.
-    unsafe { libc::_exit(127) }
-}
-
-/// Returns only if a step fails, with that step.
-#[expect(
-    clippy::multiple_unsafe_ops_per_block,
-    reason = "each block is one step of plain system calls with one argument"
-)]
-fn become_program(plan: &Plan<'_>) -> Step {
-    // SAFETY: plain system calls without pointers.
-    if unsafe { libc::setsid() } < 0 {
-        return Step::NewSession;
-    }
-    // SAFETY: as above. A parent that died before the prctl is seen by the id that took its place.
-    if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 || libc::getppid() != plan.parent } {
-        return Step::DeathSignal;
-    }
-    if !pass_descriptors(plan) {
-        return Step::Descriptors;
-    }
-    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the pointer is to a live local of the type.
-    if unsafe { libc::setrlimit(libc::RLIMIT_CORE, &raw const none) } < 0 {
-        return Step::Limits;
-    }
-    // SAFETY: plain system calls; the unused arguments of this prctl must be zero.
-    if unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) } < 0 {
-        return Step::Privileges;
-    }
-    reset_signals();
-    // SAFETY: program, argv and envp are strings and null-terminated arrays that the parent holds.
-    unsafe { libc::execve(plan.program, plan.argv, plan.envp) };
-    Step::Execute
-}
-
-/// 0, 1 and 2 become `/dev/null`, the passed descriptors take their numbers, and every other one closes when the program starts.
-fn pass_descriptors(plan: &Plan<'_>) -> bool {
-    // Not close-on-exec: a parent that lacks one of 0, 1 and 2 gets it here, where it is to stay. Above them it is closed below.
-    // SAFETY: the path is a literal with its terminator.
-    let null = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
-    // SAFETY: plain system calls on numbers.
-    if null < 0 || (0..=2).any(|target| unsafe { libc::dup2(null, target) } < 0) {
-        return false;
-    }
-    // SAFETY: a plain system call on numbers.
-    if unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) } < 0 {
-        return false;
-    }
-    for &(from, target) in plan.moves {
-        // SAFETY: a plain system call on numbers; `from` lies above every target.
-        if unsafe { libc::dup2(from, target) } < 0 {
-            return false;
-        }
-    }
-    true
-}
-
-/// Ignored signals stay ignored in a program, and Rust ignores SIGPIPE: every signal gets its default back.
-fn reset_signals() {
-    // The kernel's own `sigaction` and mask, all zeroes: the default action, no flags, no blocked signal. glibc's call would leave
-    // out the two numbers that it keeps for itself, which a parent may have ignored.
-    let (default, empty, mask_bytes) = ([0_u64; 4], 0_u64, size_of::<u64>());
-    for number in 1..=64 {
-        // SAFETY: the kernel reads one `sigaction` of 32 bytes; SIGKILL and SIGSTOP fail, which is right.
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, default.as_ptr(), ptr::null::<u64>(), mask_bytes) };
-    }
-    // SAFETY: the kernel reads a mask of the size that it is told.
-    unsafe {
-        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, &raw const empty, ptr::null::<u64>(), mask_bytes)
-    };
-}
-
-fn park(descriptors: Vec<(OwnedFd, RawFd)>) -> io::Result<Vec<(OwnedFd, RawFd)>> {
-    let park = |(fd, target)| Ok((rustix::io::fcntl_dupfd_cloexec(&fd, PARKED_FROM)?, target));
-    descriptors.into_iter().map(park).collect()
+fn park(descriptor: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    Ok(rustix::io::fcntl_dupfd_cloexec(descriptor, PARKED_FROM)?)
 }
 
 fn c_string(text: OsString) -> io::Result<CString> {

@@ -7,20 +7,26 @@ use std::{io, sync::Mutex, thread};
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::spawn::{Command, Nursery, SpawnError, Spawned};
+use super::{
+    cgroup::VmCgroup,
+    spawn::{Command, Nursery, SpawnError, Spawned},
+};
+
+/// A process and the control group that it is in.
+type Made = (Spawned, Option<VmCgroup>);
 
 /// Jobs that may wait. A spawn takes under a millisecond; more than this many waiting means that the host is out of processes.
 const QUEUED_JOBS: usize = 64;
 
 struct Job {
     command: Command,
-    reply: oneshot::Sender<Result<Spawned, SpawnError>>,
+    reply: oneshot::Sender<Result<Made, SpawnError>>,
 }
 
 static SPAWNER: Mutex<Option<mpsc::Sender<Job>>> = Mutex::new(None);
 
 /// Starts `command` from the spawner's thread.
-pub(super) async fn spawn(command: Command) -> Result<Spawned, SpawnError> {
+pub(super) async fn spawn(command: Command) -> Result<Made, SpawnError> {
     let (reply, answer) = oneshot::channel();
     let queue = queue()?;
     let gone = || SpawnError::from(io::Error::other("the spawner thread has ended"));

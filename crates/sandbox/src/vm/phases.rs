@@ -43,6 +43,7 @@ pub(super) const BOOT_PATIENCE: Duration = Duration::from_secs(60);
 const AGENT_FD: i32 = 3;
 const QMP_FD: i32 = 4;
 const CONSOLE_FD: i32 = 5;
+const IMAGE_FDS: [i32; 3] = [6, 7, 8];
 
 /// Why a boot came to nothing. None of the caller's code has run.
 #[derive(Debug, thiserror::Error)]
@@ -167,26 +168,36 @@ impl Prepared {
             Some(output) => Some((StdUnixStream::pair().map_err(BootError::Sockets)?, output)),
             None => None,
         };
+        // Opened again by QEMU, so that each VM has positions of its own in them.
+        let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
+        let group = host.confinement.group(&vm_id, host.memory_ceiling_bytes(spec.memory_mib));
         let machine = qemu::Machine {
             name: vm_id,
             arch: host.arch,
             accelerator: host.accelerator.clone(),
             memory_mib: spec.memory_mib,
             vcpus: 1,
-            kernel: host.image.kernel(),
-            initramfs: host.image.initramfs(),
+            kernel,
+            initramfs,
             kernel_args: Vec::new(),
-            root_disk: qemu::RootDisk { path: host.image.root() },
+            root_disk: qemu::RootDisk { path: root },
             agent_fd: AGENT_FD,
             qmp_fd: QMP_FD,
             console: console.is_some().then_some(qemu::Console::Socket(CONSOLE_FD)),
             sandbox: true,
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
+        command.jail(host.confinement.jail());
+        if let Some(group) = group.map_err(BootError::Prepare)? {
+            command.join(group).map_err(BootError::Prepare)?;
+        }
         command.pass(qemu_stderr.try_clone().map_err(BootError::Sockets)?, 1);
         command.pass(qemu_stderr, 2);
         command.pass(listener.into(), AGENT_FD);
         command.pass(qemu_monitor.into(), QMP_FD);
+        for (file, fd) in host.image.duplicate().map_err(BootError::Prepare)?.into_iter().zip(IMAGE_FDS) {
+            command.pass(file, fd);
+        }
         let console = console.map(|((ours, qemus), output)| {
             command.pass(qemus.into(), CONSOLE_FD);
             (ours, output)
