@@ -18,7 +18,9 @@ pub use flow::{FlowError, Window};
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_BYTES};
 pub use kind::Kind;
 pub use message::{GuestMessage, HostMessage, MessageError};
-pub use proto::{Credit, Done, End, EnvVar, ExecStart, Hello, Language, Program, Refusal, Refused, ResumePoint, Signal, Usage};
+pub use proto::{
+    Credit, Done, End, EnvVar, ExecStart, Hello, Language, Program, Refusal, Refused, ResumePoint, Signal, Usage,
+};
 
 /// The one version of this contract. Both ends name theirs in [`Hello`], and a host refuses a guest of another generation.
 pub const GENERATION: u32 = 1;
