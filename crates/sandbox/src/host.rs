@@ -2,7 +2,7 @@
 //!
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
 use exec_sandbox_qemu as qemu;
@@ -23,6 +23,7 @@ pub(crate) struct Host {
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: VerifiedImage,
     pub(crate) run_dir: PathBuf,
+    pub(crate) boot_timeout: Duration,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
 }
@@ -69,6 +70,7 @@ impl Host {
             accelerator: verdict.accelerator,
             image,
             run_dir: settings.run_dir.clone(),
+            boot_timeout: settings.config.boot_timeout,
             budget,
             facts,
         })

@@ -35,10 +35,6 @@ use crate::{
     run_dir::{RunDir, RunDirError},
 };
 
-/// From QEMU's start to the agent's hello. Half a second on an idle machine under emulation; a host that boots many at once
-/// takes its time, and a guest that hangs must not wait for ever.
-pub(super) const BOOT_PATIENCE: Duration = Duration::from_secs(60);
-
 /// The numbers under which QEMU finds its descriptors.
 const AGENT_FD: i32 = 3;
 const QMP_FD: i32 = 4;
@@ -61,8 +57,8 @@ pub(super) enum BootError {
     Wait(#[source] io::Error),
     #[error(transparent)]
     QemuEnded(#[from] Obituary),
-    #[error("the agent did not answer within {} s", BOOT_PATIENCE.as_secs())]
-    TimedOut,
+    #[error("the agent did not answer within {} s", patience.as_secs_f64())]
+    TimedOut { patience: Duration },
     #[error("waiting for the agent's hello")]
     Channel(#[from] ChannelError),
     #[error("the agent speaks generation {found} of the wire and this host speaks {GENERATION}")]
@@ -86,6 +82,7 @@ pub(super) struct Prepared {
     monitor: StdUnixStream,
     stderr: OwnedFd,
     console: Option<(StdUnixStream, mpsc::Sender<Output>)>,
+    patience: Duration,
 }
 
 /// QEMU runs.
@@ -93,6 +90,7 @@ pub(super) struct Prepared {
 pub(super) struct Spawned {
     instance: Instance,
     at: Instant,
+    patience: Duration,
 }
 
 /// QEMU has a connection for the agent, which proves nothing about the guest.
@@ -101,6 +99,7 @@ pub(super) struct Connected {
     instance: Instance,
     channel: Channel,
     spawned_at: Instant,
+    patience: Duration,
 }
 
 /// The agent has answered.
@@ -133,7 +132,7 @@ impl Prepared {
         }
         let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(instance.pid()));
         match recorded {
-            Ok(()) => Ok(Spawned { instance, at: Instant::now() }),
+            Ok(()) => Ok(Spawned { instance, at: Instant::now(), patience: self.patience }),
             Err(error) => Err(Failed { error: error.into(), instance: Some(instance) }),
         }
     }
@@ -171,7 +170,7 @@ impl Prepared {
             command.pass(qemus.into(), CONSOLE_FD);
             (ours, output)
         });
-        Ok(Self { command, run_dir, monitor, stderr, console })
+        Ok(Self { command, run_dir, monitor, stderr, console, patience: host.boot_timeout })
     }
 }
 
@@ -180,7 +179,9 @@ impl Spawned {
     pub(super) async fn connect(mut self) -> Result<Connected, Failed> {
         let socket = self.instance.run_dir().map(RunDir::agent_socket).unwrap_or_default();
         match Channel::connect(&socket).await {
-            Ok(channel) => Ok(Connected { instance: self.instance, channel, spawned_at: self.at }),
+            Ok(channel) => {
+                Ok(Connected { instance: self.instance, channel, spawned_at: self.at, patience: self.patience })
+            }
             Err(error) => {
                 let error = lost(&mut self.instance, BootError::Connect(error)).await;
                 Err(Failed { error, instance: Some(self.instance) })
@@ -192,8 +193,7 @@ impl Spawned {
 impl Connected {
     /// Waits for the agent's hello and answers it. `wanted` closes when the caller is gone.
     pub(super) async fn greet<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Ready, Failed> {
-        let deadline = self.spawned_at + BOOT_PATIENCE;
-        match self.hello(deadline, wanted).await {
+        match self.hello(wanted).await {
             Ok(()) => Ok(Ready {
                 instance: self.instance,
                 channel: self.channel,
@@ -204,13 +204,14 @@ impl Connected {
         }
     }
 
-    async fn hello<T>(&mut self, deadline: Instant, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+    async fn hello<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+        let deadline = self.spawned_at + self.patience;
         loop {
             let message = tokio::select! {
                 biased;
                 // First, because a guest that never stops talking would keep its VM otherwise.
                 () = wanted.closed() => return Err(BootError::Abandoned),
-                () = sleep_until(deadline) => return Err(BootError::TimedOut),
+                () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
                 message = self.channel.next() => message,
                 ended = self.instance.ended() => return Err(died(&mut self.instance, ended).await),
             };
@@ -269,7 +270,7 @@ impl BootError {
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
         let (kind, remedy) = match &self {
-            Self::TimedOut => {
+            Self::TimedOut { .. } => {
                 (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
             }
             Self::QemuEnded(_) => {
