@@ -66,9 +66,14 @@ impl RunDir {
         let path = root.join(id);
         let at = |doing| RunDirError::at(doing, &path);
         DirBuilder::new().mode(0o700).create(&path).map_err(at("creating the run directory"))?;
-        let lock = create_lock(&path.join(LOCK)).map_err(at("locking the run directory"))?;
-        lock.lock().map_err(at("locking the run directory"))?;
-        Ok(Self { path, _lock: lock })
+        match create_lock(&path.join(LOCK)).and_then(|lock| lock.lock().map(|()| lock)) {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(error) => {
+                // Without a lock it has no owner who would remove it.
+                let _ = clear(&path);
+                Err(at("locking the run directory")(error))
+            }
+        }
     }
 
     /// Where the agent's channel listens.
@@ -167,9 +172,14 @@ fn clear(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     };
-    gone(fs::remove_file(path.join(AGENT_SOCKET)))?;
-    gone(fs::remove_file(path.join(CHILD)))?;
-    gone(fs::remove_dir_all(path))
+    for file in [AGENT_SOCKET, CHILD, LOCK] {
+        gone(fs::remove_file(path.join(file)))?;
+    }
+    // So far no descriptor was needed, and a process that clears up because it has run out of them has none.
+    match fs::remove_dir(path) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => gone(fs::remove_dir_all(path)),
+        removed => gone(removed),
+    }
 }
 
 /// Ends the process that the directory names, if it is still that process. QEMU's command line has the VM's id in it.
