@@ -5,6 +5,7 @@
 //! each test needs one of its own, which nextest gives it.
 
 mod boot;
+mod callers;
 mod execution;
 mod leftovers;
 mod monitor;
