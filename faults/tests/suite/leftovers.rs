@@ -1,4 +1,4 @@
-//! What a process has that it might forget to give back: descriptors and children.
+//! What a process has that it might forget to give back: descriptors, threads, memory, children.
 
 use std::{
     collections::BTreeMap,
@@ -57,6 +57,18 @@ pub(crate) fn descriptors() -> BTreeMap<String, usize> {
         *counts.entry(sort.to_owned()).or_insert(0) += 1;
     }
     counts
+}
+
+/// This process's threads.
+pub(crate) fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("/proc can be read").count()
+}
+
+/// This process's resident memory in bytes.
+pub(crate) fn resident_bytes() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").expect("/proc can be read");
+    let pages: usize = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).expect("it is a number");
+    pages * rustix::param::page_size()
 }
 
 #[test]

@@ -6,7 +6,9 @@
 
 mod boot;
 mod callers;
+mod cycles;
 mod execution;
+mod host;
 mod leftovers;
 mod monitor;
 mod spawn;
