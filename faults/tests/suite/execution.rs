@@ -35,8 +35,8 @@ async fn a_qemu_that_hangs_up_and_lives_leaves_the_outcome_open() {
 #[tokio::test]
 async fn a_dishonest_guest_is_told_by_what_it_did() {
     for (steps, said) in [
-        (&["over-window"][..], "the agent sent more than it was granted"),
-        (&["stderr-bytes 100001"], "the agent sent more output than is kept"),
+        (&["over-window", "done"][..], "the agent sent more than it was granted"),
+        (&["stderr-bytes 100001", "done"], "the agent sent more output than is kept"),
         (&["done stdout=5"], "the agent's totals disagree with what it sent"),
         (&["stdout four", "done stdout=3"], "the agent's totals disagree with what it sent"),
         (&["done end=77"], "the agent named no end that exists"),
