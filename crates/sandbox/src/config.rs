@@ -16,6 +16,9 @@ pub struct SchedulerConfig {
     pub default_memory_mib: u32,
     /// Time of a program whose request names none.
     pub default_timeout: Duration,
+    /// From QEMU's start to the agent's first answer, 1 to 600 s; then the VM is given up. Half a second on an idle machine
+    /// under emulation; a host that boots many at once takes its time, and a guest that hangs must not wait for ever.
+    pub boot_timeout: Duration,
     /// The image that VMs boot.
     pub image: String,
     /// Where images are. `None`: `$EXEC_SANDBOX_IMAGES_DIR`, else `images` in the cache directory.
@@ -47,6 +50,7 @@ impl Default for SchedulerConfig {
         Self {
             default_memory_mib: 192,
             default_timeout: Duration::from_secs(30),
+            boot_timeout: Duration::from_secs(60),
             image: "standard".into(),
             images_dir: None,
             cache_dir: None,
@@ -79,6 +83,7 @@ impl SchedulerConfig {
     pub(crate) fn resolve(self, environment: &Environment) -> Result<Settings, Error> {
         request::check_memory(self.default_memory_mib)?;
         request::check_timeout(self.default_timeout)?;
+        check_range("boot_timeout", self.boot_timeout.as_secs_f64(), 1.0, 600.0)?;
         check_range("host_memory_reserve_ratio", self.host_memory_reserve_ratio, 0.01, 0.5)?;
         check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;
         check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
@@ -140,6 +145,16 @@ mod tests {
         let error = config.resolve(&environment).expect_err("NaN is in no range");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
         assert!(error.to_string().contains("cpu_overcommit_ratio"));
+    }
+
+    #[test]
+    fn a_boot_has_from_a_second_to_ten_minutes() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        for (seconds, valid) in [(0.999, false), (1.0, true), (600.0, true), (600.001, false)] {
+            let boot_timeout = Duration::from_secs_f64(seconds);
+            let resolved = SchedulerConfig { boot_timeout, ..SchedulerConfig::default() }.resolve(&environment);
+            assert_eq!(resolved.is_ok(), valid, "{seconds} s");
+        }
     }
 
     #[test]

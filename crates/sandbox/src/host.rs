@@ -7,6 +7,7 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
+    time::Duration,
 };
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
@@ -37,6 +38,7 @@ pub(crate) struct Host {
     pub(crate) image: ImageFiles,
     pub(crate) confinement: Confinement,
     pub(crate) run_dir: PathBuf,
+    pub(crate) boot_timeout: Duration,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
 }
@@ -100,6 +102,7 @@ impl Host {
             image,
             confinement,
             run_dir: settings.run_dir.clone(),
+            boot_timeout: settings.config.boot_timeout,
             budget,
             facts,
         })

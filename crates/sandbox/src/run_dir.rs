@@ -33,6 +33,8 @@ use identity::ProcessName;
 const LOCK: &str = "lock";
 const AGENT_SOCKET: &str = "agent";
 const RECORD: &str = "record";
+/// The record on its way to being one.
+const UNFINISHED_RECORD: &str = "record.new";
 const CHILDREN: &str = "children";
 const UNDEAD: &str = "undead";
 
@@ -76,8 +78,9 @@ impl RunDir {
         }
         let _exclusive = lock_root(root)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(at("creating the run directory"))?;
-        let lock = create_lock(&path.join(LOCK)).map_err(at("locking the run directory"))?;
-        lock.lock().map_err(at("locking the run directory"))?;
+        // Until it has a lock it has no owner who would remove it.
+        let lock = create_lock(&path.join(LOCK)).and_then(|lock| lock.lock().map(|()| lock));
+        let lock = lock.inspect_err(|_| drop(clear(&path))).map_err(at("locking the run directory"))?;
         let dir = Self { path: path.clone(), _lock: lock };
         Record::new(id, details)
             .and_then(|record| record.write(&path.join(RECORD)))
@@ -185,20 +188,17 @@ fn clear(path: &Path) -> Result<(), RunDirError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     };
-    let all_but_the_lock = || -> io::Result<()> {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_name() == LOCK {
-                continue;
-            }
-            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-            gone(if is_dir { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
+    let known = || -> io::Result<()> {
+        // By name, which needs no descriptor: a process that clears up because it has run out of them has none.
+        for file in [AGENT_SOCKET, CHILDREN, RECORD, UNFINISHED_RECORD, UNDEAD, LOCK] {
+            gone(fs::remove_file(path.join(file)))?;
         }
-        Ok(())
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => gone(fs::remove_dir_all(path)),
+            removed => gone(removed),
+        }
     };
-    gone(all_but_the_lock())
-        .and_then(|()| gone(fs::remove_dir_all(path)))
-        .map_err(RunDirError::at("removing the run directory", path))
+    known().map_err(RunDirError::at("removing the run directory", path))
 }
 
 fn mark_undead(path: &Path) -> Result<(), RunDirError> {

@@ -1,7 +1,7 @@
 //! Which crate may name which, and what a crate may not contain.
 //!
 //! Floors: contracts (wire, qemu, image) ← guest ← sandbox ← faces (cli). Siblings never name each other. xtask builds images,
-//! vmtests drives the public API like any caller.
+//! vmtests and faults drive the public API like any caller.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Every crate of the workspace and the crates of the workspace that it may name.
-const MAY_NAME: [(&str, &[&str]); 8] = [
+const MAY_NAME: [(&str, &[&str]); 9] = [
     ("exec-sandbox-wire", &[]),
     ("exec-sandbox-qemu", &[]),
     ("exec-sandbox-image", &[]),
@@ -22,6 +22,7 @@ const MAY_NAME: [(&str, &[&str]); 8] = [
     ("exec-sandbox-cli", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
     ("vmtests", &["exec-sandbox"]),
+    ("faults", &["exec-sandbox", "exec-sandbox-wire", "exec-sandbox-image"]),
 ];
 
 /// Names that say nothing about what is inside, so that everything ends up there.

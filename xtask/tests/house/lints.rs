@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 13] = [
+const UNSAFE_ROOMS: [&str; 14] = [
     "crates/guest/src/init/loopback.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/spawn.rs",
@@ -20,6 +20,7 @@ const UNSAFE_ROOMS: [&str; 13] = [
     "crates/sandbox/src/process/namespaces.rs",
     "crates/sandbox/src/process/pidfd.rs",
     "crates/sandbox/src/process/spawn.rs",
+    "faults/src/bin/fake-qemu/descriptors.rs",
 ];
 
 /// Lints that the rules of this house lean on.

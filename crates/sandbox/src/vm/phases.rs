@@ -35,10 +35,6 @@ use crate::{
     run_dir::{Details, QEMU, RunDir, RunDirError},
 };
 
-/// From QEMU's start to the agent's hello. Half a second on an idle machine under emulation; a host that boots many at once
-/// takes its time, and a guest that hangs must not wait for ever.
-pub(super) const BOOT_PATIENCE: Duration = Duration::from_secs(60);
-
 /// The numbers under which QEMU finds its descriptors.
 const AGENT_FD: i32 = 3;
 const QMP_FD: i32 = 4;
@@ -62,8 +58,8 @@ pub(super) enum BootError {
     Wait(#[source] io::Error),
     #[error(transparent)]
     QemuEnded(#[from] Obituary),
-    #[error("the agent did not answer within {} s", BOOT_PATIENCE.as_secs())]
-    TimedOut,
+    #[error("the agent did not answer within {} s", patience.as_secs_f64())]
+    TimedOut { patience: Duration },
     #[error("waiting for the agent's hello")]
     Channel(#[from] ChannelError),
     #[error("the agent speaks generation {found} of the wire and this host speaks {GENERATION}")]
@@ -87,6 +83,7 @@ pub(super) struct Prepared {
     monitor: StdUnixStream,
     stderr: OwnedFd,
     console: Option<(StdUnixStream, mpsc::Sender<Output>)>,
+    patience: Duration,
 }
 
 /// QEMU runs.
@@ -95,6 +92,7 @@ pub(super) struct Spawned {
     instance: Instance,
     process: Process,
     at: Instant,
+    patience: Duration,
 }
 
 /// QEMU has a connection for the agent, which proves nothing about the guest.
@@ -104,6 +102,7 @@ pub(super) struct Connected {
     process: Process,
     channel: Channel,
     spawned_at: Instant,
+    patience: Duration,
 }
 
 /// The agent has answered.
@@ -147,7 +146,7 @@ impl Prepared {
         let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(QEMU, instance.pid()));
         let known = recorded.map_err(BootError::from).and_then(|()| instance.process().map_err(BootError::Wait));
         match known {
-            Ok(process) => Ok(Spawned { instance, process, at: Instant::now() }),
+            Ok(process) => Ok(Spawned { instance, process, at: Instant::now(), patience: self.patience }),
             Err(error) => Err(Failed { error, instance: Some(instance) }),
         }
     }
@@ -202,7 +201,7 @@ impl Prepared {
             command.pass(qemus.into(), CONSOLE_FD);
             (ours, output)
         });
-        Ok(Self { command, run_dir, monitor, stderr, console })
+        Ok(Self { command, run_dir, monitor, stderr, console, patience: host.boot_timeout })
     }
 }
 
@@ -211,7 +210,8 @@ impl Spawned {
     pub(super) async fn connect(mut self) -> Result<Connected, Failed> {
         match Channel::connect(&self.instance.agent_socket(), self.instance.pid()).await {
             Ok(channel) => {
-                Ok(Connected { instance: self.instance, process: self.process, channel, spawned_at: self.at })
+                let Self { instance, process, at: spawned_at, patience } = self;
+                Ok(Connected { instance, process, channel, spawned_at, patience })
             }
             Err(error) => {
                 let error = lost(&mut self.instance, BootError::Connect(error)).await;
@@ -224,8 +224,7 @@ impl Spawned {
 impl Connected {
     /// Waits for the agent's hello and answers it. `wanted` closes when the caller is gone.
     pub(super) async fn greet<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Ready, Failed> {
-        let deadline = self.spawned_at + BOOT_PATIENCE;
-        match self.hello(deadline, wanted).await {
+        match self.hello(wanted).await {
             Ok(boot_id) => Ok(Ready {
                 live: Live { instance: self.instance, channel: self.channel, boot_id },
                 process: self.process,
@@ -237,13 +236,14 @@ impl Connected {
     }
 
     /// The agent's hello, answered; the boot's identity.
-    async fn hello<T>(&mut self, deadline: Instant, wanted: &mut oneshot::Sender<T>) -> Result<Vec<u8>, BootError> {
+    async fn hello<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<Vec<u8>, BootError> {
+        let deadline = self.spawned_at + self.patience;
         loop {
             let message = tokio::select! {
                 biased;
                 // First, because a guest that never stops talking would keep its VM otherwise.
                 () = wanted.closed() => return Err(BootError::Abandoned),
-                () = sleep_until(deadline) => return Err(BootError::TimedOut),
+                () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
                 message = self.channel.next() => message,
                 ended = self.instance.ended() => return Err(died(&mut self.instance, ended).await),
             };
@@ -304,7 +304,7 @@ impl BootError {
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
         let (kind, remedy) = match &self {
-            Self::TimedOut => {
+            Self::TimedOut { .. } => {
                 (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
             }
             Self::QemuEnded(_) => {

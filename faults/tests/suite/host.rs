@@ -1,0 +1,150 @@
+//! A host that runs out of something.
+
+use std::{
+    ffi::CStr,
+    fs::{self, File},
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
+
+use exec_sandbox::{Error, ErrorKind};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Resource, Rlimit, getrlimit, setrlimit},
+};
+
+use crate::{
+    leftovers,
+    world::{World, chain, faulty, serves},
+};
+
+/// A small file system, there until it is dropped.
+struct Small(PathBuf);
+
+impl Small {
+    /// Mounts one at `path`. `None`, and a word about it, for a user who may not.
+    fn mount(path: &Path, options: &CStr) -> Option<Self> {
+        fs::create_dir_all(path).expect("it can be made");
+        match mount("faults", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options) {
+            Ok(()) => Some(Self(path.into())),
+            Err(error) => {
+                let _ = writeln!(io::stderr(), "skipped: mounting a small file system: {error}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+/// The soft limit of open files, lowered until it is dropped.
+struct FewDescriptors(Rlimit);
+
+impl FewDescriptors {
+    fn below(number: u64) -> Self {
+        let before = getrlimit(Resource::Nofile);
+        setrlimit(Resource::Nofile, Rlimit { current: Some(number), ..before }).expect("it may be lowered");
+        Self(before)
+    }
+}
+
+impl Drop for FewDescriptors {
+    fn drop(&mut self) {
+        let _ = setrlimit(Resource::Nofile, self.0);
+    }
+}
+
+#[track_caller]
+fn assert_host(error: &Error, said: &str) {
+    assert_eq!((error.kind(), error.kind().is_transient()), (ErrorKind::Host, false), "{}", chain(error));
+    assert!(chain(error).contains(said), "{said:?} is not said in: {}", chain(error));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_fails_the_run_wherever_it_is_met() {
+    let world = World::in_good_order();
+    // The root and its lock, then directory, lock, socket and the process's name: the sixth is the last that a VM makes.
+    let Some(_small) = Small::mount(&world.run_dir(), c"size=64k,nr_inodes=32,mode=0700") else { return };
+    let scheduler = world.scheduler().await;
+    serves(&scheduler).await;
+    let before = leftovers::descriptors();
+    let fillers: Vec<PathBuf> = (0..)
+        .map(|number| world.run_dir().join(format!("filler-{number}")))
+        .take_while(|path| File::create_new(path).is_ok())
+        .collect();
+    let mut failures = 0;
+    for filler in fillers {
+        match scheduler.run(faulty()).await {
+            Ok(_served) => break,
+            Err(error) => assert_host(&error, "No space left on device"),
+        }
+        world.assert_empty();
+        failures += 1;
+        fs::remove_file(filler).expect("it is there");
+    }
+    assert_eq!(failures, 4, "a VM makes so many files, and each was once the one too many");
+    serves(&scheduler).await;
+    world.end(&scheduler, &before).await;
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_a_name_fails_the_run_and_ends_the_process() {
+    let world = World::in_good_order();
+    let Some(_small) = Small::mount(&world.run_dir(), c"size=64k,mode=0700") else { return };
+    let scheduler = world.scheduler().await;
+    serves(&scheduler).await;
+    let before = leftovers::descriptors();
+    let filler = world.run_dir().join("filler");
+    let mut full = File::create_new(&filler).expect("it is new");
+    while full.write(&[0; 4096]).is_ok() {}
+    drop(full);
+    let error = scheduler.run(faulty()).await.expect_err("there is no room");
+    assert_host(&error, "No space left on device");
+    world.assert_empty();
+    fs::remove_file(filler).expect("it is there");
+    serves(&scheduler).await;
+    world.end(&scheduler, &before).await;
+}
+
+#[tokio::test]
+async fn a_run_directory_that_cannot_be_used_is_the_hosts_fault_and_named() {
+    let world = World::in_good_order();
+    let scheduler = world.scheduler().await;
+    serves(&scheduler).await;
+    let before = leftovers::descriptors();
+    fs::remove_dir_all(world.run_dir()).expect("it is ours");
+    fs::write(world.run_dir(), "not a directory").expect("it is new");
+    let error = scheduler.run(faulty()).await.expect_err("it is no directory");
+    assert_host(&error, &world.run_dir().display().to_string());
+    fs::remove_file(world.run_dir()).expect("it is there");
+    serves(&scheduler).await;
+    world.end(&scheduler, &before).await;
+}
+
+#[tokio::test]
+async fn too_few_descriptors_fail_the_run_wherever_they_end() {
+    let world = World::in_good_order();
+    let scheduler = world.scheduler().await;
+    serves(&scheduler).await;
+    let before = leftovers::descriptors();
+    let open: usize = before.values().sum();
+    let mut failures = 0;
+    for number in open as u64 - 1.. {
+        let few = FewDescriptors::below(number);
+        let result = scheduler.run(faulty()).await;
+        drop(few);
+        world.assert_empty();
+        match result {
+            Ok(_served) => break,
+            Err(error) => assert!(matches!(error.kind(), ErrorKind::Host | ErrorKind::Vm), "{}", chain(&error)),
+        }
+        failures += 1;
+    }
+    assert!(failures > 10, "a VM has so many descriptors, and each was once the one too many");
+    serves(&scheduler).await;
+    world.end(&scheduler, &before).await;
+}
