@@ -52,7 +52,7 @@ async fn a_qemu_that_hangs_up_and_ends_is_told_by_its_end() {
 #[tokio::test]
 async fn a_guest_of_another_generation_is_refused_with_both_numbers() {
     let failure = failure_of(&["greet", "accept", "hello 7"]).await;
-    failure.is_transient(ErrorKind::Vm, &["speaks generation 7 of the wire and this host speaks 1"]);
+    failure.is_final(ErrorKind::AssetDamaged, &["speaks generation 7 of the wire and this host speaks 1"]);
 }
 
 #[tokio::test]

@@ -31,13 +31,13 @@ async fn a_program_that_goes_missing_is_a_dependency_and_is_named() {
 #[tokio::test]
 async fn a_program_that_may_not_be_executed_says_so() {
     let failure = failure_with_program(|world| world.replace_program(b"\x7fELF", 0o644)).await;
-    failure.is(ErrorKind::Vm, &["executing the program for /tmp/fq-", "Permission denied"]);
+    failure.is_final(ErrorKind::Dependency, &["executing the program for /tmp/fq-", "Permission denied"]);
 }
 
 #[tokio::test]
 async fn a_program_that_is_a_text_says_so() {
     let failure = failure_with_program(|world| world.replace_program(b"Not a program.\n", 0o755)).await;
-    failure.is(ErrorKind::Vm, &["executing the program for /tmp/fq-", "Exec format error"]);
+    failure.is_final(ErrorKind::Dependency, &["executing the program for /tmp/fq-", "Exec format error"]);
 }
 
 #[tokio::test]

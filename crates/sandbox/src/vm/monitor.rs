@@ -31,7 +31,8 @@ async fn read_events(mut stream: UnixStream) -> Option<String> {
     let (mut decoder, mut correlator) = (qmp::Decoder::default(), qmp::Correlator::default());
     // Events come once capabilities are agreed. QEMU reads the command when it is ready, so there is nothing to wait for.
     let (_id, command) = correlator.issue(qmp::Command::Capabilities).ok()?;
-    stream.write_all(&command).await.ok()?;
+    // One that does not read it any more may have said its last word before.
+    let _ = stream.write_all(&command).await;
     let (mut last_word, mut chunk) = (None, vec![0; CHUNK_BYTES]);
     while let Ok(read @ 1..) = stream.read(&mut chunk).await {
         decoder.push(chunk.get(..read)?);

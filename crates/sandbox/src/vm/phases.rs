@@ -15,7 +15,10 @@ use std::{
 
 use exec_sandbox_qemu as qemu;
 use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage, ResumePoint};
-use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::{
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+};
 use tokio::{
     net::{UnixStream, unix::pipe},
     sync::{mpsc, oneshot},
@@ -303,25 +306,40 @@ impl Readers {
 impl BootError {
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
-        let (kind, remedy) = match &self {
-            Self::TimedOut { .. } => {
-                (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
-            }
-            Self::QemuEnded(_) => {
-                (ErrorKind::Vm, Some("look at the boot log (sbx run --debug); sbx doctor examines this machine"))
-            }
-            Self::Spawn(error) if error.errno() == Some(rustix::io::Errno::NOENT) => {
-                (ErrorKind::Dependency, Some("install QEMU; sbx doctor says how"))
-            }
-            Self::Prepare(_) | Self::RunDir(_) | Self::Sockets(_) => (ErrorKind::Host, None),
-            _ => (ErrorKind::Vm, None),
-        };
+        let (kind, remedy) = self.kind();
         let error = Error::new(kind, "booting a VM").because(self).on_vm(vm_id);
         match remedy {
             Some(remedy) => error.remedied_by(remedy),
             None => error,
         }
     }
+
+    /// What sort of failure it is, and what to do about it. Only what another try may not meet again is transient.
+    fn kind(&self) -> (ErrorKind, Option<&'static str>) {
+        const BOOT_LOG: &str = "look at the boot log (sbx run --debug); sbx doctor examines this machine";
+        match self {
+            Self::TimedOut { .. } => {
+                (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
+            }
+            Self::QemuEnded(_) => (ErrorKind::Vm, Some(BOOT_LOG)),
+            Self::Spawn(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC)) => {
+                (ErrorKind::Dependency, Some("install QEMU; sbx doctor says how"))
+            }
+            Self::Generation { .. } => {
+                (ErrorKind::AssetDamaged, Some("build the image and this program from the same source"))
+            }
+            Self::Prepare(_) | Self::RunDir(_) | Self::Sockets(_) | Self::Spawn(SpawnError::Parent(_)) => {
+                (ErrorKind::Host, None)
+            }
+            Self::Connect(error) if is_exhaustion(error) => (ErrorKind::Host, None),
+            _ => (ErrorKind::Vm, None),
+        }
+    }
+}
+
+/// Whether this process, or the machine, has no descriptor left.
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 fn asynchronous(stream: StdUnixStream) -> io::Result<UnixStream> {
