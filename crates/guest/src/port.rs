@@ -12,8 +12,11 @@
 //! and [`Connections`] counts them. Bytes that are already with the kernel when a host leaves are thrown away by QEMU.
 //!
 //! Either thread may be the first to see that the host has gone. The reader may be waiting for the agent, which may be waiting for
-//! the writer, which waits for a host: so the writer must not wait for the reader to tell it. Only a host that is back before either
-//! thread has run is not seen; it hears no Hello, and says its own, which the agent answers with one.
+//! the writer, which waits for a host: so the writer must not wait for the reader to tell it.
+//!
+//! Two things no guest can mend, and both end when the host stays away for a moment and comes again. One that is back before either
+//! thread has run is not seen to have gone; it hears the rest of what was meant for the last one, and no Hello. And when a host
+//! leaves while the port is full, QEMU may hold back what is written for the next one until that has gone too.
 
 mod reader;
 mod writer;
