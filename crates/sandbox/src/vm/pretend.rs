@@ -62,7 +62,11 @@ impl Guest {
     pub(super) async fn say(&mut self, op: u32, message: GuestMessage) {
         let mut bytes = BytesMut::new();
         message.into_frame(op).encode(&mut bytes).expect("it is short");
-        self.stream.write_all(&bytes).await.expect("the host listens");
+        self.say_bytes(&bytes).await;
+    }
+
+    pub(super) async fn say_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.expect("the host listens");
     }
 
     /// Says the same again and again until nobody listens any more.

@@ -220,10 +220,10 @@ impl Supervisor {
         match event {
             Event::Closing => Err(End::Closing),
             Event::Attention => self.on_attention(),
-            Event::Due => self.on_due(),
+            Event::Due => self.on_due().await,
             Event::Cpu(cpu) => self.on_cpu(cpu),
             Event::Asked(None) => Err(End::Abandoned),
-            Event::Asked(Some(request)) => self.on_request(request).await,
+            Event::Asked(Some(request)) => self.on_request(request),
             Event::Heard(Ok((op, message))) => self.on_message(op, message).map_err(End::Lost),
             Event::Heard(Err(error)) => self.on_silence(error).await,
             Event::Ended(ended) => Err(End::Lost(self.lost(ended).await)),
@@ -234,13 +234,13 @@ impl Supervisor {
     fn due(&self) -> Option<Instant> {
         let idle = self.turn.idle_since().filter(|_| self.permit.has_cpu()).map(|since| since + LINGER);
         let running = self.turn.deadline().filter(|_| self.link.is_open());
-        [idle, running, self.link.deadline()].into_iter().flatten().min()
+        [idle, running, self.link.due()].into_iter().flatten().min()
     }
 
-    fn on_due(&mut self) -> Result<(), End> {
+    async fn on_due(&mut self) -> Result<(), End> {
         let now = Instant::now();
-        if self.link.deadline().is_some_and(|deadline| deadline <= now) {
-            self.link.fail(&self.vm_id, None);
+        if self.link.due().is_some_and(|due| due <= now) && !self.link.on_due(&self.instance, &self.vm_id).await {
+            self.turn.refuse_waiting(|| super::unreachable(&self.vm_id));
         }
         if self.turn.idle_since().is_some_and(|since| since + LINGER <= now) {
             self.permit.give_back_cpu();
@@ -277,18 +277,16 @@ impl Supervisor {
         }
     }
 
-    async fn on_request(&mut self, request: Request) -> Result<(), End> {
+    fn on_request(&mut self, request: Request) -> Result<(), End> {
         match request {
             Request::Execute { request, outlet } => {
                 let cpu = (!self.permit.has_cpu()).then(|| self.permit.claim_cpu());
                 self.turn.wait(Waiting::new(request, outlet, cpu));
-                if !self.link.is_open() {
-                    self.open(None).await;
-                }
+                self.link.open(None);
                 self.dispatch().map_err(End::Lost)
             }
             Request::OpenChannel { reply } => {
-                self.open(Some(reply)).await;
+                self.link.open(Some(reply));
                 Ok(())
             }
             Request::CloseChannel { reply } => {
@@ -298,13 +296,6 @@ impl Supervisor {
                 Ok(())
             }
             Request::Destroy { ending, reply } => Err(End::Asked(ending, reply)),
-        }
-    }
-
-    async fn open(&mut self, reply: Option<oneshot::Sender<Result<(), Error>>>) {
-        self.link.open(&self.instance, &self.vm_id, reply).await;
-        if !self.link.is_open() && self.link.deadline().is_none() {
-            self.turn.refuse_waiting(|| super::unreachable(&self.vm_id));
         }
     }
 
@@ -321,10 +312,14 @@ impl Supervisor {
     }
 
     fn on_message(&mut self, op: u32, message: GuestMessage) -> Result<(), Lost> {
-        if self.link.deadline().is_some() {
+        if self.link.is_opening() {
             return self.on_greeting(op, &message);
         }
         if self.turn.op() != Some(op) {
+            // Its acknowledgement was lost with an earlier connection, and the agent keeps it until it has one.
+            if matches!(message, GuestMessage::Done(_) | GuestMessage::Refused(_)) {
+                self.send(&HostMessage::Ack.into_frame(op))?;
+            }
             self.unasked += 1;
             return if self.unasked <= MAX_UNASKED || self.turn.deadline().is_some() {
                 Ok(())
@@ -356,17 +351,14 @@ impl Supervisor {
 
     /// The connection cannot be used any more. QEMU closes it when it ends, and its end says more.
     async fn on_silence(&mut self, error: ChannelError) -> Result<(), End> {
-        if !matches!(error, ChannelError::Closed | ChannelError::Io(_)) {
-            return Err(End::Lost(error.into()));
-        }
-        if let Some(ended) = self.instance.ended_soon().await {
+        let is_closed = matches!(error, ChannelError::Closed | ChannelError::Io(_));
+        if is_closed && let Some(ended) = self.instance.ended_soon().await {
             return Err(End::Lost(self.lost(ended).await));
         }
-        if self.link.is_open() {
+        if !self.link.is_opening() {
             return Err(End::Lost(error.into()));
         }
-        self.link.fail(&self.vm_id, Some(error));
-        self.turn.refuse_waiting(|| super::unreachable(&self.vm_id));
+        self.link.retry(error);
         Ok(())
     }
 

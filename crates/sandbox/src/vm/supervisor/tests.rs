@@ -254,20 +254,41 @@ async fn an_execution_opens_the_channel_that_it_needs() {
 }
 
 #[tokio::test]
-async fn an_agent_that_is_lost_before_it_is_greeted_costs_the_execution_and_not_the_vm() {
+async fn a_connection_without_a_clean_hello_is_given_up_for_another() {
     let fixture = Fixture::new("exec sleep 1000").await;
     fixture.vm.channel().close().await.expect("it lives");
     let execution = fixture.execute();
-    drop(Guest::accept(&fixture.listener).await);
-    let lost = error_of(execution).await;
+    // What was meant for an earlier host.
+    let mut first = Guest::accept(&fixture.listener).await;
+    first.say_bytes(&[0xff; 100]).await;
+    assert!(first.hear().await.is_none(), "it is not listened to");
+    let mut second = Guest::accept(&fixture.listener).await;
+    second.greet(BOOT_ID).await;
+    let op = second.program().await;
+    second.done(op, 0).await;
+    execution.await.expect("no panic").expect("it ran");
+}
+
+#[tokio::test]
+async fn the_end_of_an_operation_that_nobody_waits_for_is_acknowledged() {
+    let mut fixture = Fixture::new("exec sleep 1000").await;
+    fixture.guest.done(77, 0).await;
+    loop {
+        if let (77, HostMessage::Ack) = fixture.guest.hear().await.expect("the host is there") {
+            break;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_answer_costs_the_execution_and_not_the_vm() {
+    let fixture = Fixture::new("exec sleep 1000").await;
+    fixture.vm.channel().close().await.expect("it lives");
+    let lost = error_of(fixture.execute()).await;
     assert!(lost.kind().is_transient(), "{lost}");
-    let channel = fixture.vm.channel();
-    let (opened, _guest) = tokio::join!(channel.open(), async {
-        let mut guest = Guest::accept(&fixture.listener).await;
-        guest.greet(BOOT_ID).await;
-        guest
-    });
-    opened.expect("it may be tried again");
+    let silent = fixture.vm.channel().open().await.expect_err("it says nothing");
+    assert!(std::error::Error::source(&silent).is_some_and(|cause| cause.to_string().contains("nothing for 30 s")));
+    assert!(fixture.vm.process().is_alive());
 }
 
 #[tokio::test]
