@@ -3,10 +3,14 @@
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::{AsFd, OwnedFd},
-    path::PathBuf,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -36,11 +40,19 @@ pub(crate) struct Host {
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: ImageFiles,
-    pub(crate) confinement: Confinement,
+    confined: Mutex<Confined>,
+    cgroup: Option<PathBuf>,
     pub(crate) run_dir: PathBuf,
     pub(crate) boot_timeout: Duration,
     pub(crate) budget: Budget,
     pub(crate) facts: Facts,
+}
+
+/// What confines a QEMU, found for one program: Landlock knows it by its inode, and an update puts another in its place.
+#[derive(Debug)]
+struct Confined {
+    program: Option<Identity>,
+    confinement: Arc<Confinement>,
 }
 
 /// The files of a verified image, kept open: VMs read these, whatever becomes of their paths, and QEMU needs no
@@ -89,18 +101,19 @@ impl Host {
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
-        let confinement = confinement(settings, &program, &verdict.accelerator, Some(&image));
+        let confinement = confinement(&program.path, &verdict.accelerator, Some(&image), settings.cgroup.as_deref());
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
         for layer in confinement.layers() {
             debug!(layer = layer.name, missing = ?layer.missing, "examined");
         }
         debug!(?facts, ?budget, "examined");
         Ok(Self {
-            qemu: program.path,
+            qemu: program.path.clone(),
             arch,
             accelerator: verdict.accelerator,
             image,
-            confinement,
+            confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
+            cgroup: settings.cgroup.clone(),
             run_dir: settings.run_dir.clone(),
             boot_timeout: settings.config.boot_timeout,
             budget,
@@ -110,6 +123,18 @@ impl Host {
 }
 
 impl Host {
+    /// What confines the QEMU that is there now. Blocks for a moment if it is not the one that was there last.
+    pub(crate) fn confinement(&self) -> Arc<Confinement> {
+        let mut confined = self.confined.lock().unwrap_or_else(PoisonError::into_inner);
+        let program = identity(&self.qemu);
+        if program.is_some() && program != confined.program {
+            debug!(qemu = %self.qemu.display(), "the program has been replaced");
+            let found = confinement(&self.qemu, &self.accelerator, Some(&self.image), self.cgroup.as_deref());
+            *confined = Confined { program, confinement: Arc::new(found) };
+        }
+        Arc::clone(&confined.confinement)
+    }
+
     /// The most of the host's memory that a VM with a guest of `memory_mib` may take.
     pub(crate) fn memory_ceiling_bytes(&self, memory_mib: u32) -> u64 {
         let ceiling_mib = match self.accelerator {
@@ -137,17 +162,25 @@ impl ImageFiles {
     }
 }
 
-/// What confines a QEMU that reads `image`.
+/// What confines the QEMU `program` that reads `image`, with control groups in `cgroup` if one is named.
 pub(crate) fn confinement(
-    settings: &Settings,
-    program: &QemuProgram,
+    program: &Path,
     accelerator: &qemu::Accelerator,
     image: Option<&ImageFiles>,
+    cgroup: Option<&Path>,
 ) -> Confinement {
     let files = image.map(|image| image.each().to_vec()).unwrap_or_default();
     let kvm = matches!(accelerator, qemu::Accelerator::Kvm { .. });
-    let subject = Subject { id: &new_vm_id(), program: &program.path, files: &files, kvm };
-    Confinement::find(&subject, settings.cgroup.as_deref())
+    Confinement::find(&Subject { id: &new_vm_id(), program, files: &files, kvm }, cgroup)
+}
+
+/// Device and inode of a file, and when it was last changed, in seconds and nanoseconds.
+type Identity = (u64, u64, i64, i64);
+
+/// By what a file is known, whatever its name.
+fn identity(path: &Path) -> Option<Identity> {
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec()))
 }
 
 /// The architecture of this machine, which is the guest's too.

@@ -50,6 +50,7 @@ pub struct QemuVm {
     attention: Arc<Notify>,
     /// Held by the caller whose execution it is.
     turn: Mutex<()>,
+    closing: CancellationToken,
     grave: Arc<Grave>,
 }
 
@@ -126,9 +127,10 @@ impl QemuVm {
         let (booted, answer) = oneshot::channel();
         let host = Arc::clone(&common.host);
         common.alive.spawn(supervisor::supervise(host, (id.clone(), spec), permit, desk, booted));
-        let (booted, process) = answer.await.map_err(|_gone| gone(&id))??;
+        let closing = common.closing.clone();
+        let (booted, process) = answer.await.map_err(|_gone| gone(&id, &closing))??;
         let (config, turn) = (Arc::clone(&common.config), Mutex::new(()));
-        Ok(Self { id, language, config, process, booted, mailbox, attention, turn, grave })
+        Ok(Self { id, language, config, process, booted, mailbox, attention, turn, closing, grave })
     }
 
     /// Its name, which no other VM has.
@@ -274,8 +276,12 @@ impl QemuVm {
         executed.ran.into_outcome(self.id.clone(), timing, used)
     }
 
+    fn gone(&self) -> Error {
+        gone(&self.id, &self.closing)
+    }
+
     async fn ask(&self, request: Request) -> Result<(), Error> {
-        self.mailbox.send(request).await.map_err(|_closed| gone(&self.id))
+        self.mailbox.send(request).await.map_err(|_closed| self.gone())
     }
 }
 
@@ -288,7 +294,7 @@ impl Channel<'_> {
     pub async fn close(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.vm.ask(Request::CloseChannel { reply }).await?;
-        answer.await.map_err(|_gone| gone(&self.vm.id))
+        answer.await.map_err(|_gone| self.vm.gone())
     }
 
     /// Connects again, and returns when the agent has answered. An execution that was under way comes to its end as if nothing had
@@ -299,7 +305,7 @@ impl Channel<'_> {
     pub async fn open(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.vm.ask(Request::OpenChannel { reply }).await?;
-        answer.await.map_err(|_gone| gone(&self.vm.id))?
+        answer.await.map_err(|_gone| self.vm.gone())?
     }
 }
 
@@ -337,9 +343,10 @@ impl Ran {
     }
 }
 
-/// The VM ended before the request reached it.
-fn gone(vm_id: &str) -> Error {
-    Error::new(ErrorKind::Vm, "using a VM that has ended").on_vm(vm_id)
+/// The VM ended before the request reached it, perhaps because all VMs are to end.
+fn gone(vm_id: &str, closing: &CancellationToken) -> Error {
+    let kind = if closing.is_cancelled() { ErrorKind::Closed } else { ErrorKind::Vm };
+    Error::new(kind, "using a VM that has ended").on_vm(vm_id)
 }
 
 /// The VM lives, and its agent does not answer.

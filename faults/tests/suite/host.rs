@@ -67,7 +67,7 @@ fn assert_host(error: &Error, said: &str) {
 #[tokio::test]
 async fn a_disk_that_is_full_fails_the_run_wherever_it_is_met() {
     let world = World::in_good_order();
-    // The root and its lock, then directory, lock, socket and the process's name: the sixth is the last that a VM makes.
+    // The root and its lock, then directory, lock, record, socket and the process's name: the seventh is the last that a VM makes.
     let Some(_small) = Small::mount(&world.run_dir(), c"size=64k,nr_inodes=32,mode=0700") else { return };
     let scheduler = world.scheduler().await;
     serves(&scheduler).await;
@@ -86,7 +86,7 @@ async fn a_disk_that_is_full_fails_the_run_wherever_it_is_met() {
         failures += 1;
         fs::remove_file(filler).expect("it is there");
     }
-    assert_eq!(failures, 4, "a VM makes so many files, and each was once the one too many");
+    assert_eq!(failures, 5, "a VM makes so many files, and each was once the one too many");
     serves(&scheduler).await;
     world.end(&scheduler, &before).await;
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{Instant, sleep_until},
 };
 use tracing::{debug, warn};
@@ -49,7 +49,7 @@ impl Dying {
     }
 
     /// Answers a letter that came too late for anything but the end.
-    fn join(&mut self, request: Request, vm_id: &str) {
+    fn join(&mut self, request: Request, gone: impl FnOnce() -> Error) {
         match request {
             Request::Destroy { ending, reply } => {
                 self.waiting.push(reply);
@@ -57,8 +57,8 @@ impl Dying {
                     self.ending = ending;
                 }
             }
-            Request::Execute { outlet, .. } => outlet.end(Err(gone(vm_id))),
-            Request::OpenChannel { reply } => drop(reply.send(Err(gone(vm_id)))),
+            Request::Execute { outlet, .. } => outlet.end(Err(gone())),
+            Request::OpenChannel { reply } => drop(reply.send(Err(gone()))),
             Request::CloseChannel { reply } => drop(reply.send(())),
         }
     }
@@ -67,7 +67,7 @@ impl Dying {
 /// Dying, until dead. Whoever asked is told of the first try, as is who asks meanwhile; this task keeps trying.
 pub(super) async fn bury(mut instance: Instance, vm_id: &str, mut dying: Dying, desk: &mut Desk) {
     if let Ending::Gently { patience } = dying.ending {
-        ask_to_end(&mut instance, vm_id, patience, &mut dying, &mut desk.mailbox).await;
+        ask_to_end(&mut instance, vm_id, patience, &mut dying, desk).await;
     }
     let mut marked = false;
     loop {
@@ -85,7 +85,7 @@ pub(super) async fn bury(mut instance: Instance, vm_id: &str, mut dying: Dying, 
         }
         // A mailbox that is closed is emptied to the last letter on its way.
         while let Some(request) = if is_dead { desk.mailbox.recv().await } else { desk.mailbox.try_recv().ok() } {
-            dying.join(request, vm_id);
+            dying.join(request, || gone(vm_id, &desk.closing));
         }
         for reply in dying.waiting.drain(..) {
             let _ = reply.send(result.clone().map_err(|error| incomplete(error, vm_id)));
@@ -98,13 +98,7 @@ pub(super) async fn bury(mut instance: Instance, vm_id: &str, mut dying: Dying, 
 }
 
 /// Gives QEMU the time to end by itself, until it has or somebody is in more of a hurry.
-async fn ask_to_end(
-    instance: &mut Instance,
-    vm_id: &str,
-    patience: Duration,
-    dying: &mut Dying,
-    mailbox: &mut mpsc::Receiver<Request>,
-) {
+async fn ask_to_end(instance: &mut Instance, vm_id: &str, patience: Duration, dying: &mut Dying, desk: &mut Desk) {
     if let Err(error) = instance.terminate() {
         debug!(vm_id, %error, "QEMU cannot be asked to end");
         return;
@@ -115,8 +109,8 @@ async fn ask_to_end(
             biased;
             _ended = instance.ended() => return,
             () = sleep_until(deadline) => return,
-            request = mailbox.recv(), if is_open => match request {
-                Some(request) => dying.join(request, vm_id),
+            request = desk.mailbox.recv(), if is_open => match request {
+                Some(request) => dying.join(request, || gone(vm_id, &desk.closing)),
                 None => is_open = false,
             },
         }

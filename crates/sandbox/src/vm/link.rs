@@ -18,7 +18,6 @@ use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     channel::{Channel, ChannelError},
-    gone,
     instance::Instance,
 };
 use crate::{Error, ErrorKind};
@@ -200,9 +199,9 @@ impl Link {
     }
 
     /// The VM has ended: whoever waits is told.
-    pub(super) fn bury(self, vm_id: &str) {
+    pub(super) fn bury(self, gone: impl Fn() -> Error) {
         if let Self::Opening(opening) = self {
-            opening.answer(|| Err(gone(vm_id)));
+            opening.answer(|| Err(gone()));
         }
     }
 

@@ -172,7 +172,8 @@ impl Prepared {
         };
         // Opened again by QEMU, so that each VM has positions of its own in them.
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
-        let group = host.confinement.group(&vm_id, host.memory_ceiling_bytes(spec.memory_mib));
+        let confinement = host.confinement();
+        let group = confinement.group(&vm_id, host.memory_ceiling_bytes(spec.memory_mib));
         let machine = qemu::Machine {
             name: vm_id,
             arch: host.arch,
@@ -189,7 +190,7 @@ impl Prepared {
             sandbox: true,
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
-        command.jail(host.confinement.jail());
+        command.jail(confinement.jail());
         if let Some(group) = group.map_err(BootError::Prepare)? {
             command.join(group).map_err(BootError::Prepare)?;
         }

@@ -195,8 +195,9 @@ impl Supervisor {
         }
         // A VM that dies executes nothing any more, but its memory is not free before it is dead.
         self.permit.give_back_cpu();
-        self.link.bury(&self.vm_id);
-        let dying = self.turn.bury(end, &self.vm_id);
+        let gone = || super::gone(&self.vm_id, &desk.closing);
+        self.link.bury(gone);
+        let dying = self.turn.bury(end, &self.vm_id, gone);
         (self.instance, self.permit, dying)
     }
 

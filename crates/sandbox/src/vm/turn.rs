@@ -14,7 +14,6 @@ use tokio::time::Instant;
 use super::{
     Executed,
     execution::{Execution, Finished, Violation},
-    gone,
     grave::Dying,
     inbox::Outlet,
     supervisor::{End, Finale, Lost},
@@ -195,14 +194,11 @@ impl Turn {
     }
 
     /// The VM ends because of `end`. Whose turn it was is told; who asked for the end is told when it is complete.
-    pub(super) fn bury(self, end: End, vm_id: &str) -> Dying {
+    pub(super) fn bury(self, end: End, vm_id: &str, gone: impl FnOnce() -> Error) -> Dying {
         match self {
             Self::Idle { .. } => {}
-            Self::Waiting(waiting) => waiting.outlet.end(Err(match &end {
-                End::Closing => closed(),
-                // Nothing has left: whoever still listens may ask another VM.
-                End::Asked(..) | End::Abandoned | End::Lost(_) => gone(vm_id),
-            })),
+            // Nothing has left: whoever still listens may ask another VM.
+            Self::Waiting(waiting) => waiting.outlet.end(Err(gone())),
             Self::Running(running) => {
                 let unknown =
                     || Error::new(ErrorKind::OutcomeUnknown, "waiting for the program's end; it may have run");
@@ -211,7 +207,10 @@ impl Turn {
                     End::Asked(ending, reply) => {
                         (unknown().because("the VM is being destroyed"), Dying::asked(ending, reply))
                     }
-                    End::Closing => (closed(), Dying::at_once()),
+                    End::Closing => {
+                        let doing = "running a program: the scheduler has been closed";
+                        (Error::new(ErrorKind::Closed, doing), Dying::at_once())
+                    }
                     End::Abandoned => (unknown(), Dying::at_once()),
                 };
                 running.outlet.end(Err(error.on_vm(vm_id)));
@@ -247,8 +246,4 @@ impl Running {
         };
         outlet.end(finale);
     }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "running a program: the scheduler has been closed")
 }

@@ -67,6 +67,7 @@ impl Fixture {
             mailbox,
             attention,
             turn: tokio::sync::Mutex::new(()),
+            closing: closing.clone(),
             grave,
         };
         Self { vm: Arc::new(vm), guest, listener, closing, owner, root, _monitor: monitor }
@@ -192,7 +193,7 @@ async fn closing_ends_a_vm_that_somebody_holds_and_says_so_to_its_caller() {
     fixture.closing.cancel();
     assert_eq!(error_of(execution).await.kind(), ErrorKind::Closed);
     let late = fixture.vm.execute(ExecRequest::new("true")).await.expect_err("it is gone");
-    assert_eq!(late.kind(), ErrorKind::Vm);
+    assert_eq!(late.kind(), ErrorKind::Closed);
     fixture.ends_by_itself().await;
 }
 
