@@ -161,12 +161,18 @@ impl Operations {
                 Ok(number @ 1..=64) if self.is_active(op) => vec![Effect::Tell(Command::Signal(op, number))],
                 _ => Vec::new(),
             },
-            HostMessage::ExecCancel => self.cancel(op),
+            HostMessage::Cancel => self.cancel(op),
             HostMessage::Credit(credit) => self.grant(op, credit)?,
             HostMessage::Ack => {
                 self.forget(op);
                 Vec::new()
             }
+            HostMessage::FileWrite(_)
+            | HostMessage::FileRead(_)
+            | HostMessage::FileData(_)
+            | HostMessage::FileEnd(_)
+            | HostMessage::FileList(_)
+            | HostMessage::FileChange(_) => self.unknown(op, Kind::FILE_WRITE),
             HostMessage::Unknown(kind) => self.unknown(op, kind),
         })
     }

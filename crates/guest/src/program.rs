@@ -149,11 +149,11 @@ mod tests {
 
     #[test]
     fn a_start_without_language_or_time_is_refused() {
-        let start = ExecStart { language: 1, timeout_ms: 300_000, program_bytes: 0 };
+        let start = ExecStart { language: 1, timeout_ms: 300_000, ..ExecStart::default() };
         assert!(Terms::of(&start).is_ok());
-        assert_eq!(Terms::of(&ExecStart { language: 0, ..start }), Err(BadRequest::Language(0)));
-        assert_eq!(Terms::of(&ExecStart { language: 9, ..start }), Err(BadRequest::Language(9)));
-        assert_eq!(Terms::of(&ExecStart { timeout_ms: 0, ..start }), Err(BadRequest::Timeout(0)));
-        assert_eq!(Terms::of(&ExecStart { timeout_ms: 300_001, ..start }), Err(BadRequest::Timeout(300_001)));
+        assert_eq!(Terms::of(&ExecStart { language: 0, ..start.clone() }), Err(BadRequest::Language(0)));
+        assert_eq!(Terms::of(&ExecStart { language: 9, ..start.clone() }), Err(BadRequest::Language(9)));
+        assert_eq!(Terms::of(&ExecStart { timeout_ms: 0, ..start.clone() }), Err(BadRequest::Timeout(0)));
+        assert_eq!(Terms::of(&ExecStart { timeout_ms: 300_001, ..start.clone() }), Err(BadRequest::Timeout(300_001)));
     }
 }

@@ -57,6 +57,8 @@ pub(crate) struct ValidExec {
     pub(crate) language: Language,
     pub(crate) timeout: Duration,
     pub(crate) program: wire::Program,
+    /// Nothing is executed in its VM after it.
+    pub(crate) is_last: bool,
 }
 
 impl RunRequest {
@@ -81,7 +83,8 @@ impl RunRequest {
             boot_log: output.filter(|_| self.boot_log).cloned(),
             ..VmSpec::new(self.language)
         };
-        Ok((spec.validate(config)?, execution.validate(self.language, config)?))
+        let execution = ValidExec { is_last: true, ..execution.validate(self.language, config)? };
+        Ok((spec.validate(config)?, execution))
     }
 }
 
@@ -103,7 +106,7 @@ impl ExecRequest {
         env::check(&self.env)?;
         let variable = |(name, value): (String, String)| wire::EnvVar { name: name.into(), value: value.into() };
         let program = wire::Program { code: code.into(), env: self.env.into_iter().map(variable).collect() };
-        Ok(ValidExec { language, timeout, program })
+        Ok(ValidExec { language, timeout, program, is_last: false })
     }
 }
 

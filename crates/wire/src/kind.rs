@@ -29,9 +29,9 @@ kinds! {
     EXEC_PROGRAM = 0x11;
     /// Host: send a signal to the program's processes, [`Signal`](crate::Signal).
     EXEC_SIGNAL = 0x12;
-    /// Host: end the execution at once; it still closes with [`Kind::DONE`]. No body.
-    EXEC_CANCEL = 0x13;
-    /// Host: more of each stream may be sent, [`Credit`](crate::Credit).
+    /// Host: end the operation at once; it still closes with its terminal frame. No body.
+    CANCEL = 0x13;
+    /// Both ways: more of each stream may be sent, [`Credit`](crate::Credit).
     CREDIT = 0x14;
     /// Guest: bytes that the program wrote to standard output.
     STDOUT = 0x18;
@@ -41,8 +41,26 @@ kinds! {
     DONE = 0x20;
     /// Guest: the operation did not begin, [`Refused`](crate::Refused). Terminal.
     REFUSED = 0x21;
-    /// Host: the terminal frame of this operation has arrived. No body.
+    /// Host: the terminal frame of this execution has arrived. No body.
     ACK = 0x22;
+    /// Host: begin to write a file, [`FileWrite`](crate::FileWrite); its bytes follow in [`Kind::FILE_DATA`] frames and end with
+    /// [`Kind::FILE_END`].
+    FILE_WRITE = 0x30;
+    /// Host: read a file, [`FileRead`](crate::FileRead).
+    FILE_READ = 0x31;
+    /// Both ways: bytes of a file.
+    FILE_DATA = 0x32;
+    /// Host: all bytes of a file to write were sent, [`FileSum`](crate::FileSum). The file appears once they are found to agree.
+    FILE_END = 0x33;
+    /// Host: list a directory or describe a file, [`FileList`](crate::FileList).
+    FILE_LIST = 0x34;
+    /// Guest: some of what was listed, [`FileEntries`](crate::FileEntries).
+    FILE_ENTRIES = 0x35;
+    /// Host: make, move or remove something, [`FileChange`](crate::FileChange).
+    FILE_CHANGE = 0x36;
+    /// Guest: the file operation is done, [`FileSum`](crate::FileSum). Terminal, and like every end of a file operation not kept:
+    /// a file operation ends with its connection.
+    FILE_DONE = 0x37;
 }
 
 impl std::fmt::Debug for Kind {

@@ -7,6 +7,7 @@
 //! fields can be added, and a frame of an unknown [`Kind`] is carried, not refused. [`GENERATION`] changes only when that is not
 //! enough, and the whole surface is compared with a checked-in copy by a test.
 
+mod checksum;
 mod flow;
 mod frame;
 mod kind;
@@ -14,12 +15,14 @@ pub mod limits;
 mod message;
 mod proto;
 
+pub use checksum::Checksum;
 pub use flow::{FlowError, Window};
 pub use frame::{Frame, FrameDecoder, FrameError, HEADER_BYTES};
 pub use kind::Kind;
 pub use message::{GuestMessage, HostMessage, MessageError};
 pub use proto::{
-    Credit, Done, End, EnvVar, ExecStart, Hello, Language, Program, Refusal, Refused, ResumePoint, Signal, Usage,
+    Change, Credit, Done, End, EnvVar, ExecStart, FileChange, FileEntries, FileEntry, FileKind, FileList, FileRead,
+    FileSum, FileWrite, Hello, Language, Move, Program, Refusal, Refused, Remove, ResumePoint, Signal, Usage,
 };
 
 /// The one version of this contract. Both ends name theirs in [`Hello`], and a host refuses a guest of another generation.

@@ -26,6 +26,17 @@ pub const MAX_STDERR_BYTES: u64 = 100_000;
 /// Operations that may be under way on one channel.
 pub const MAX_OPERATIONS: usize = 64;
 
+/// Largest file that is written or read.
+pub const MAX_FILE_BYTES: u64 = 500 * 1024 * 1024;
+
+/// Longest path of a file, and longest name in it.
+pub const MAX_PATH_BYTES: usize = 4096;
+/// See [`MAX_PATH_BYTES`]: what Linux allows.
+pub const MAX_NAME_BYTES: usize = 255;
+
+/// Entries of a list are sent in frames of at most about so many bytes, so that a list of any length takes little memory.
+pub const ENTRIES_BYTES: u32 = 32 * 1024;
+
 /// Longest text an agent may put into a refusal.
 pub const MAX_DETAIL_BYTES: usize = 4096;
 
@@ -49,6 +60,7 @@ const _: () = {
     assert!(CHUNK_BYTES <= MAX_BODY_BYTES);
     assert!(STREAM_WINDOW_BYTES >= 2 * CHUNK_BYTES, "a window below two chunks stalls on every grant");
     assert!(MAX_DETAIL_BYTES < MAX_BODY_BYTES as usize);
+    assert!(ENTRIES_BYTES as usize > MAX_PATH_BYTES && 2 * ENTRIES_BYTES <= STREAM_WINDOW_BYTES);
     assert!(MAX_STDERR_BYTES <= MAX_STDOUT_BYTES);
     // The guest's soft limit lies inside the host's hard one, with room for the grace and the report.
     assert!(HOST_SLACK.as_millis() > KILL_GRACE.as_millis() + AGENT_SLACK.as_millis());

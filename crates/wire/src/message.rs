@@ -7,7 +7,10 @@ use bytes::Bytes;
 
 use crate::{
     Frame, Kind,
-    proto::{Credit, Done, ExecStart, Hello, Refused, Signal},
+    proto::{
+        Credit, Done, ExecStart, FileChange, FileEntries, FileList, FileRead, FileSum, FileWrite, Hello, Refused,
+        Signal,
+    },
 };
 
 /// A known kind whose body is not what the kind promises.
@@ -32,12 +35,24 @@ pub enum HostMessage {
     ExecProgram(Bytes),
     /// [`Kind::EXEC_SIGNAL`].
     ExecSignal(Signal),
-    /// [`Kind::EXEC_CANCEL`].
-    ExecCancel,
+    /// [`Kind::CANCEL`].
+    Cancel,
     /// [`Kind::CREDIT`].
     Credit(Credit),
     /// [`Kind::ACK`].
     Ack,
+    /// [`Kind::FILE_WRITE`].
+    FileWrite(FileWrite),
+    /// [`Kind::FILE_READ`].
+    FileRead(FileRead),
+    /// [`Kind::FILE_DATA`].
+    FileData(Bytes),
+    /// [`Kind::FILE_END`].
+    FileEnd(FileSum),
+    /// [`Kind::FILE_LIST`].
+    FileList(FileList),
+    /// [`Kind::FILE_CHANGE`].
+    FileChange(FileChange),
     /// A kind that this build does not know, or that a host does not send.
     Unknown(Kind),
 }
@@ -57,6 +72,14 @@ pub enum GuestMessage {
     Done(Done),
     /// [`Kind::REFUSED`].
     Refused(Refused),
+    /// [`Kind::CREDIT`].
+    Credit(Credit),
+    /// [`Kind::FILE_DATA`].
+    FileData(Bytes),
+    /// [`Kind::FILE_ENTRIES`].
+    FileEntries(FileEntries),
+    /// [`Kind::FILE_DONE`].
+    FileDone(FileSum),
     /// A kind that this build does not know, or that a guest does not send.
     Unknown(Kind),
 }
@@ -74,9 +97,15 @@ impl HostMessage {
             Kind::EXEC_START => Self::ExecStart(decode(kind, body)?),
             Kind::EXEC_PROGRAM => Self::ExecProgram(body),
             Kind::EXEC_SIGNAL => Self::ExecSignal(decode(kind, body)?),
-            Kind::EXEC_CANCEL => Self::ExecCancel,
+            Kind::CANCEL => Self::Cancel,
             Kind::CREDIT => Self::Credit(decode(kind, body)?),
             Kind::ACK => Self::Ack,
+            Kind::FILE_WRITE => Self::FileWrite(decode(kind, body)?),
+            Kind::FILE_READ => Self::FileRead(decode(kind, body)?),
+            Kind::FILE_DATA => Self::FileData(body),
+            Kind::FILE_END => Self::FileEnd(decode(kind, body)?),
+            Kind::FILE_LIST => Self::FileList(decode(kind, body)?),
+            Kind::FILE_CHANGE => Self::FileChange(decode(kind, body)?),
             unknown => Self::Unknown(unknown),
         })
     }
@@ -90,9 +119,15 @@ impl HostMessage {
             Self::ExecStart(start) => (Kind::EXEC_START, encode(&start)),
             Self::ExecProgram(piece) => (Kind::EXEC_PROGRAM, piece),
             Self::ExecSignal(signal) => (Kind::EXEC_SIGNAL, encode(&signal)),
-            Self::ExecCancel => (Kind::EXEC_CANCEL, Bytes::new()),
+            Self::Cancel => (Kind::CANCEL, Bytes::new()),
             Self::Credit(credit) => (Kind::CREDIT, encode(&credit)),
             Self::Ack => (Kind::ACK, Bytes::new()),
+            Self::FileWrite(write) => (Kind::FILE_WRITE, encode(&write)),
+            Self::FileRead(read) => (Kind::FILE_READ, encode(&read)),
+            Self::FileData(bytes) => (Kind::FILE_DATA, bytes),
+            Self::FileEnd(sum) => (Kind::FILE_END, encode(&sum)),
+            Self::FileList(list) => (Kind::FILE_LIST, encode(&list)),
+            Self::FileChange(change) => (Kind::FILE_CHANGE, encode(&change)),
             Self::Unknown(kind) => (kind, Bytes::new()),
         };
         Frame { op, kind, body }
@@ -113,6 +148,10 @@ impl GuestMessage {
             Kind::STDERR => Self::Stderr(body),
             Kind::DONE => Self::Done(decode(kind, body)?),
             Kind::REFUSED => Self::Refused(decode(kind, body)?),
+            Kind::CREDIT => Self::Credit(decode(kind, body)?),
+            Kind::FILE_DATA => Self::FileData(body),
+            Kind::FILE_ENTRIES => Self::FileEntries(decode(kind, body)?),
+            Kind::FILE_DONE => Self::FileDone(decode(kind, body)?),
             unknown => Self::Unknown(unknown),
         })
     }
@@ -127,6 +166,10 @@ impl GuestMessage {
             Self::Stderr(bytes) => (Kind::STDERR, bytes),
             Self::Done(done) => (Kind::DONE, encode(&done)),
             Self::Refused(refused) => (Kind::REFUSED, encode(&refused)),
+            Self::Credit(credit) => (Kind::CREDIT, encode(&credit)),
+            Self::FileData(bytes) => (Kind::FILE_DATA, bytes),
+            Self::FileEntries(entries) => (Kind::FILE_ENTRIES, encode(&entries)),
+            Self::FileDone(sum) => (Kind::FILE_DONE, encode(&sum)),
             Self::Unknown(kind) => (kind, Bytes::new()),
         };
         Frame { op, kind, body }

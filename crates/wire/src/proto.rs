@@ -68,6 +68,10 @@ pub struct ExecStart {
     /// Bytes of the encoded program, at most [`MAX_PROGRAM_BYTES`](crate::limits::MAX_PROGRAM_BYTES).
     #[prost(uint32, tag = "3")]
     pub program_bytes: u32,
+    /// Nothing is executed after it: an interpreter that ends with its last program, as a script does, runs what the program
+    /// registered for its end.
+    #[prost(bool, tag = "4")]
+    pub is_last: bool,
 }
 
 /// What is run. Sent in pieces because it may be larger than a frame.
@@ -100,7 +104,7 @@ pub struct Signal {
     pub number: u32,
 }
 
-/// More of each stream may be sent. Granted as the host's caller takes what has come.
+/// More of each stream may be sent. Granted as the receiver, or the host's caller, takes what has come.
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
 pub struct Credit {
     /// Bytes of standard output.
@@ -109,6 +113,10 @@ pub struct Credit {
     /// Bytes of standard error.
     #[prost(uint32, tag = "2")]
     pub stderr_bytes: u32,
+    /// Bytes of a file's data, or of the entries of a list. Its window is [`STREAM_WINDOW_BYTES`](crate::limits::STREAM_WINDOW_BYTES)
+    /// too.
+    #[prost(uint32, tag = "3")]
+    pub data_bytes: u32,
 }
 
 /// How an execution came to its end.
@@ -169,7 +177,7 @@ pub struct Usage {
     pub memory_peak_bytes: Option<u64>,
 }
 
-/// Why an operation did not begin.
+/// Why an operation did not begin, or a file operation came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
 #[repr(i32)]
 pub enum Refusal {
@@ -185,9 +193,29 @@ pub enum Refusal {
     NoInterpreter = 4,
     /// The interpreter did not come up.
     SpawnFailed = 5,
+    /// There is nothing of that name.
+    NotFound = 6,
+    /// The path leads out of the home directory, or the user may not do that.
+    NotAllowed = 7,
+    /// It is not of the kind that the operation is for: a directory where a file is meant, a FIFO, a device.
+    WrongKind = 8,
+    /// It is larger than [`MAX_FILE_BYTES`](crate::limits::MAX_FILE_BYTES).
+    TooLarge = 9,
+    /// The memory file system is full.
+    NoSpace = 10,
+    /// Something of that name is there already.
+    Exists = 11,
+    /// The directory is not empty.
+    NotEmpty = 12,
+    /// The bytes that arrived are not those that were sent.
+    Damaged = 13,
+    /// The host called it off.
+    Cancelled = 14,
+    /// The kernel refused it for another reason, which the detail names.
+    Failed = 15,
 }
 
-/// The operation did not begin: none of the caller's code has run.
+/// The operation did not begin: none of the caller's code has run. Or a file operation came to nothing: no file has changed.
 #[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Refused {
     /// The reason, for programs.
@@ -196,4 +224,137 @@ pub struct Refused {
     /// The reason, for people: at most [`MAX_DETAIL_BYTES`](crate::limits::MAX_DETAIL_BYTES).
     #[prost(string, tag = "2")]
     pub detail: String,
+}
+
+/// Write a file below the home directory, as the user. It replaces what has the name once all of it has arrived; directories on the way
+/// to it are made.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileWrite {
+    /// Relative to the home directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Permission bits; 0 means 0644.
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+    /// How many bytes will come, if that is known; what cannot fit is then refused at once.
+    #[prost(uint64, optional, tag = "3")]
+    pub size: Option<u64>,
+}
+
+/// Read a file below the home directory, as the user.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileRead {
+    /// Relative to the home directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+}
+
+/// What proves that all bytes of a file have arrived. For operations without data both are zero.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct FileSum {
+    /// How many bytes there were.
+    #[prost(uint64, tag = "1")]
+    pub size: u64,
+    /// Their [`Checksum`](crate::Checksum).
+    #[prost(fixed64, tag = "2")]
+    pub checksum: u64,
+}
+
+/// Describe what is at a path below the home directory, or below it.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileList {
+    /// Relative to the home directory; empty for itself.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// 0: the path itself, its name empty; 1: what is in the directory; more: what is below it, so many levels deep.
+    #[prost(uint32, tag = "2")]
+    pub depth: u32,
+}
+
+/// Some of what was listed, in no order.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileEntries {
+    /// At least one.
+    #[prost(message, repeated, tag = "1")]
+    pub entries: Vec<FileEntry>,
+}
+
+/// What an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
+#[repr(i32)]
+pub enum FileKind {
+    /// Never sent on purpose.
+    Unspecified = 0,
+    /// A regular file.
+    File = 1,
+    /// A directory.
+    Directory = 2,
+    /// A symbolic link, which is not followed.
+    Link = 3,
+    /// A FIFO, a socket or a device.
+    Other = 4,
+}
+
+/// One file, directory or other thing.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileEntry {
+    /// Relative to the path that was listed.
+    #[prost(bytes = "vec", tag = "1")]
+    pub name: Vec<u8>,
+    /// What it is.
+    #[prost(enumeration = "FileKind", tag = "2")]
+    pub kind: i32,
+    /// Bytes of a regular file that take room: of one with holes those that are no hole. 0 for everything else.
+    #[prost(uint64, tag = "3")]
+    pub size: u64,
+    /// Permission bits.
+    #[prost(uint32, tag = "4")]
+    pub mode: u32,
+    /// When it was last changed, in nanoseconds since 1970.
+    #[prost(int64, tag = "5")]
+    pub modified_unix_ns: i64,
+}
+
+/// Change what is below the home directory, as the user.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct FileChange {
+    /// What; missing only if a newer host asks for something that this generation's agent does not know.
+    #[prost(oneof = "Change", tags = "1, 2, 3")]
+    pub change: Option<Change>,
+}
+
+/// The changes there are.
+#[derive(Clone, PartialEq, Eq, prost::Oneof)]
+pub enum Change {
+    /// Make this directory and those on the way to it; one that is there is no error.
+    #[prost(bytes, tag = "1")]
+    MakeDirectory(Vec<u8>),
+    /// Remove something.
+    #[prost(message, tag = "2")]
+    Remove(Remove),
+    /// Give something another name; it replaces a file that has it.
+    #[prost(message, tag = "3")]
+    Move(Move),
+}
+
+/// Remove something.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Remove {
+    /// Relative to the home directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub path: Vec<u8>,
+    /// Of a directory also all that is in it.
+    #[prost(bool, tag = "2")]
+    pub recursive: bool,
+}
+
+/// Give something another name.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Move {
+    /// Relative to the home directory.
+    #[prost(bytes = "vec", tag = "1")]
+    pub from: Vec<u8>,
+    /// Relative to the home directory.
+    #[prost(bytes = "vec", tag = "2")]
+    pub to: Vec<u8>,
 }

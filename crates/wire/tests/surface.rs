@@ -1,7 +1,8 @@
 //! The wire's surface, compared with a checked-in copy: whoever changes it sees that an agent in a snapshot will meet it.
 
 use exec_sandbox_wire::{
-    Credit, Done, End, EnvVar, ExecStart, GENERATION, Hello, Kind, Language, PORT_NAME, Program, Refusal, Refused,
+    Change, Credit, Done, End, EnvVar, ExecStart, FileChange, FileEntries, FileEntry, FileKind, FileList, FileRead,
+    FileSum, FileWrite, GENERATION, Hello, Kind, Language, Move, PORT_NAME, Program, Refusal, Refused, Remove,
     ResumePoint, Signal, Usage, limits,
 };
 use prost::Message;
@@ -28,6 +29,11 @@ fn the_surface_is_the_one_that_was_agreed() {
             let _ = writeln!(surface, "end {} {end:?}", end as i32);
         }
     }
+    for kind in 0..16 {
+        if let Ok(kind) = FileKind::try_from(kind) {
+            let _ = writeln!(surface, "file kind {} {kind:?}", kind as i32);
+        }
+    }
     for refusal in 0..16 {
         if let Ok(refusal) = Refusal::try_from(refusal) {
             let _ = writeln!(surface, "refusal {} {refusal:?}", refusal as i32);
@@ -43,16 +49,29 @@ fn the_surface_is_the_one_that_was_agreed() {
         resume: vec![point],
     };
     surface += &encoding("Hello", &hello);
-    surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1 });
+    surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true });
     let variable = EnvVar { name: b"n".into(), value: b"v".into() };
     surface += &encoding("Program", &Program { code: b"c".into(), env: vec![variable] });
     surface += &encoding("Signal", &Signal { number: 1 });
-    surface += &encoding("Credit", &Credit { stdout_bytes: 1, stderr_bytes: 1 });
+    surface += &encoding("Credit", &Credit { stdout_bytes: 1, stderr_bytes: 1, data_bytes: 1 });
     let usage = Usage { spawn_us: 1, run_us: 1, cpu_us: Some(1), memory_peak_bytes: Some(1) };
     surface += &encoding("Usage", &usage);
     let done = Done { end: 1, exit_code: 1, signal: 1, stdout_bytes: 1, stderr_bytes: 1, usage: Some(usage) };
     surface += &encoding("Done", &done);
     surface += &encoding("Refused", &Refused { reason: 1, detail: "d".into() });
+    surface += &encoding("FileWrite", &FileWrite { path: b"p".into(), mode: 1, size: Some(1) });
+    surface += &encoding("FileRead", &FileRead { path: b"p".into() });
+    surface += &encoding("FileSum", &FileSum { size: 1, checksum: 1 });
+    surface += &encoding("FileList", &FileList { path: b"p".into(), depth: 1 });
+    let entry = FileEntry { name: b"n".into(), kind: 1, size: 1, mode: 1, modified_unix_ns: 1 };
+    surface += &encoding("FileEntries", &FileEntries { entries: vec![entry] });
+    for change in [
+        Change::MakeDirectory(b"p".into()),
+        Change::Remove(Remove { path: b"p".into(), recursive: true }),
+        Change::Move(Move { from: b"f".into(), to: b"t".into() }),
+    ] {
+        surface += &encoding("FileChange", &FileChange { change: Some(change) });
+    }
     let _ = writeln!(
         surface,
         "\nbody {} chunk {} window {} program {} stdout {} stderr {}",
@@ -62,6 +81,14 @@ fn the_surface_is_the_one_that_was_agreed() {
         limits::MAX_PROGRAM_BYTES,
         limits::MAX_STDOUT_BYTES,
         limits::MAX_STDERR_BYTES,
+    );
+    let _ = writeln!(
+        surface,
+        "file {} path {} name {} entries {}",
+        limits::MAX_FILE_BYTES,
+        limits::MAX_PATH_BYTES,
+        limits::MAX_NAME_BYTES,
+        limits::ENTRIES_BYTES,
     );
     insta::assert_snapshot!(surface);
 }

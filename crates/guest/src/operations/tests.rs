@@ -14,7 +14,7 @@ fn hello(resume: Vec<ResumePoint>) -> HostMessage {
 }
 
 fn start(program_bytes: u32) -> HostMessage {
-    HostMessage::ExecStart(ExecStart { language: 1, timeout_ms: 1000, program_bytes })
+    HostMessage::ExecStart(ExecStart { language: 1, timeout_ms: 1000, program_bytes, ..ExecStart::default() })
 }
 
 fn program() -> (u32, HostMessage) {
@@ -23,7 +23,7 @@ fn program() -> (u32, HostMessage) {
 }
 
 fn credit(stdout_bytes: u32) -> HostMessage {
-    HostMessage::Credit(Credit { stdout_bytes, stderr_bytes: 0 })
+    HostMessage::Credit(Credit { stdout_bytes, ..Credit::default() })
 }
 
 /// A host that has so many bytes of standard output, and of which so many may be sent.
@@ -129,7 +129,7 @@ fn what_comes_for_an_operation_that_is_over_is_ignored() {
     finish(&mut operations, 1);
     let late = [
         piece,
-        HostMessage::ExecCancel,
+        HostMessage::Cancel,
         HostMessage::ExecSignal(Signal { number: 2 }),
         credit(0),
         HostMessage::Unknown(Kind(0x77)),
@@ -145,7 +145,7 @@ fn an_execution_under_way_is_signalled_credited_and_cancelled() {
     hear(&mut operations, 1, start(0));
     assert_eq!(hear(&mut operations, 1, HostMessage::ExecSignal(Signal { number: 2 })), ["Signal(1, 2)"]);
     assert_eq!(hear(&mut operations, 1, HostMessage::ExecSignal(Signal { number: 65 })), NOTHING);
-    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["Cancel(1)"]);
+    assert_eq!(hear(&mut operations, 1, HostMessage::Cancel), ["Cancel(1)"]);
     assert_eq!(hear(&mut operations, 1, credit(0)), NOTHING, "the executor sees it in the streams");
 }
 
@@ -245,10 +245,10 @@ fn who_calls_off_what_is_over_hears_no_more_of_it_than_its_end() {
     streams.stdout.push(&[b'x'; 900_000]);
     while streams.next_frame().is_some() {}
     assert_eq!(finish(&mut operations, 1), NOTHING);
-    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["1 done 3"]);
+    assert_eq!(hear(&mut operations, 1, HostMessage::Cancel), ["1 done 3"]);
     assert_eq!(operations.kept_bytes(), 0);
     assert_eq!(streams.stdout.total(), 900_000);
-    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), NOTHING);
+    assert_eq!(hear(&mut operations, 1, HostMessage::Cancel), NOTHING);
     assert_eq!(come(&mut operations, vec![point(1, 0, 9)]), ["clock 5", "1 done 3"]);
 }
 
@@ -258,7 +258,7 @@ fn a_cancel_that_crosses_with_the_programs_end_still_drops_its_output() {
     let streams = begin(&mut operations, 1);
     streams.stdout.push(&[b'x'; 900_000]);
     while streams.next_frame().is_some() {}
-    assert_eq!(hear(&mut operations, 1, HostMessage::ExecCancel), ["Cancel(1)"]);
+    assert_eq!(hear(&mut operations, 1, HostMessage::Cancel), ["Cancel(1)"]);
     assert!(operations.kept_bytes() > 0, "it may still say farewell");
     assert_eq!(finish(&mut operations, 1), ["1 done 3"]);
     assert_eq!(operations.kept_bytes(), 0);

@@ -95,6 +95,7 @@ impl Execution {
             language: exec_sandbox_wire::Language::from(request.language).into(),
             timeout_ms: u32::try_from(request.timeout.as_millis()).unwrap_or(u32::MAX),
             program_bytes: u32::try_from(program.len()).unwrap_or(u32::MAX),
+            is_last: request.is_last,
         };
         let chunk = CHUNK_BYTES as usize;
         let pieces = (0..program.len()).step_by(chunk).map(|from| program.slice(from..program.len().min(from + chunk)));
@@ -135,7 +136,8 @@ impl Execution {
                 self.finished = Some(Finished::Refused(printable(&refused.detail, MAX_DETAIL_BYTES)));
                 None
             }
-            GuestMessage::Hello(_) | GuestMessage::Pong(_) | GuestMessage::Unknown(_) => None,
+            // Kinds of this generation that mean nothing here, and those of a later one.
+            _ => None,
         })
     }
 
@@ -144,8 +146,11 @@ impl Execution {
         if self.finished.is_some() {
             return None;
         }
-        let credit =
-            Credit { stdout_bytes: self.stdout.taken(taken.stdout), stderr_bytes: self.stderr.taken(taken.stderr) };
+        let credit = Credit {
+            stdout_bytes: self.stdout.taken(taken.stdout),
+            stderr_bytes: self.stderr.taken(taken.stderr),
+            ..Credit::default()
+        };
         (credit != Credit::default()).then(|| HostMessage::Credit(credit).into_frame(self.op))
     }
 

@@ -88,7 +88,7 @@ impl World {
                     && self.met
                 {
                     execution.cancelled = true;
-                    self.to_agent.push_back(HostMessage::ExecCancel.into_frame(execution.op));
+                    self.to_agent.push_back(HostMessage::Cancel.into_frame(execution.op));
                 }
             }
             Step::ToHost(frames) => {
@@ -245,7 +245,7 @@ impl Execution {
         granted[stream] = u32::try_from(bytes.len()).expect("it is small");
         self.windows[stream].grant(granted[stream]).expect("it was taken");
         let [stdout_bytes, stderr_bytes] = granted;
-        HostMessage::Credit(Credit { stdout_bytes, stderr_bytes }).into_frame(self.op)
+        HostMessage::Credit(Credit { stdout_bytes, stderr_bytes, ..Credit::default() }).into_frame(self.op)
     }
 
     fn point(&self) -> ResumePoint {
