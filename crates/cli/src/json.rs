@@ -14,7 +14,7 @@ pub(crate) struct Ran<'a> {
     language: Language,
     /// -1 when the program's time was up.
     exit_code: i32,
-    /// How it ended: `exited`, `signalled`, `timed_out` or `out_of_memory`.
+    /// How it ended: `exited`, `signalled`, `timed_out`, `out_of_memory` or `cancelled`.
     end: &'static str,
     stdout: Cow<'a, str>,
     stderr: Cow<'a, str>,
@@ -112,6 +112,7 @@ fn end_of(exit: Exit) -> &'static str {
         Exit::Signal(_) => "signalled",
         Exit::TimedOut => "timed_out",
         Exit::OutOfMemory => "out_of_memory",
+        Exit::Cancelled => "cancelled",
     }
 }
 
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn every_way_to_end_has_a_name_of_its_own() {
-        let ends = [Exit::Code(1), Exit::Signal(9), Exit::TimedOut, Exit::OutOfMemory].map(end_of);
-        assert_eq!(ends, ["exited", "signalled", "timed_out", "out_of_memory"]);
+        let ends = [Exit::Code(1), Exit::Signal(9), Exit::TimedOut, Exit::OutOfMemory, Exit::Cancelled].map(end_of);
+        assert_eq!(ends, ["exited", "signalled", "timed_out", "out_of_memory", "cancelled"]);
     }
 }

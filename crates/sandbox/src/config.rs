@@ -6,7 +6,7 @@ use crate::{
     Error,
     accel::AccelRequest,
     paths::{self, Environment},
-    request,
+    request, session,
 };
 
 /// What a [`Scheduler`](crate::Scheduler) is started with.
@@ -16,6 +16,8 @@ pub struct SchedulerConfig {
     pub default_memory_mib: u32,
     /// Time of a program whose request names none.
     pub default_timeout: Duration,
+    /// After so long without an operation a session ends that names no time of its own: 10 to 3600 s.
+    pub session_idle_timeout: Duration,
     /// From QEMU's start to the agent's first answer, 1 to 600 s; then the VM is given up. Half a second on an idle machine
     /// under emulation; a host that boots many at once takes its time, and a guest that hangs must not wait for ever.
     pub boot_timeout: Duration,
@@ -50,6 +52,7 @@ impl Default for SchedulerConfig {
         Self {
             default_memory_mib: 192,
             default_timeout: Duration::from_secs(30),
+            session_idle_timeout: Duration::from_secs(300),
             boot_timeout: Duration::from_secs(60),
             image: "standard".into(),
             images_dir: None,
@@ -83,6 +86,7 @@ impl SchedulerConfig {
     pub(crate) fn resolve(self, environment: &Environment) -> Result<Settings, Error> {
         request::check_memory(self.default_memory_mib)?;
         request::check_timeout(self.default_timeout)?;
+        session::check_idle_timeout(self.session_idle_timeout)?;
         check_range("boot_timeout", self.boot_timeout.as_secs_f64(), 1.0, 600.0)?;
         check_range("host_memory_reserve_ratio", self.host_memory_reserve_ratio, 0.01, 0.5)?;
         check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;

@@ -53,6 +53,14 @@ pub enum ErrorKind {
     Guest,
     /// The scheduler has been closed; code that was running has been ended.
     Closed,
+    /// The path of a file cannot be one in the guest's home directory.
+    InvalidPath,
+    /// There is no such file in the guest.
+    FileNotFound,
+    /// The guest could not do what was asked of its files; no file has changed, unless the VM was lost meanwhile.
+    File,
+    /// The session is over, and its VM with it.
+    SessionClosed,
     /// The VM's process could not be confirmed dead.
     Teardown,
     /// The host refused something that the sandbox needs.
@@ -71,7 +79,12 @@ impl ErrorKind {
     pub fn is_invalid_input(self) -> bool {
         matches!(
             self,
-            Self::InvalidArgument | Self::InvalidConfig | Self::InvalidCode | Self::InvalidEnv | Self::UnknownVm
+            Self::InvalidArgument
+                | Self::InvalidPath
+                | Self::InvalidConfig
+                | Self::InvalidCode
+                | Self::InvalidEnv
+                | Self::UnknownVm
         )
     }
 
@@ -94,6 +107,10 @@ impl ErrorKind {
             Self::OutputLimit => "output_limit",
             Self::Guest => "guest",
             Self::Closed => "closed",
+            Self::InvalidPath => "invalid_path",
+            Self::FileNotFound => "file_not_found",
+            Self::File => "file",
+            Self::SessionClosed => "session_closed",
             Self::Teardown => "teardown",
             Self::Host => "host",
         }

@@ -33,6 +33,7 @@ mod qemu_program;
 mod request;
 mod run_dir;
 mod scheduler;
+mod session;
 mod vm;
 
 pub use accel::{AccelRequest, UnknownAccelerator};
@@ -45,4 +46,5 @@ pub use outcome::{Exit, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
 pub use request::{ExecRequest, MAX_CODE_CHARS, MIN_MEMORY_MIB, NetworkPolicy, RunRequest, VmSpec};
 pub use scheduler::{Facts, Scheduler};
-pub use vm::{Channel, Ending, QemuVm};
+pub use session::{Session, SessionRequest};
+pub use vm::{Channel, Control, Ending, Execution, FileInfo, FileType, MAX_LISTED_ENTRIES, QemuVm, WriteOptions};

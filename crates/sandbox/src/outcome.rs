@@ -15,17 +15,20 @@ pub enum Exit {
     TimedOut,
     /// It used up the VM's memory.
     OutOfMemory,
+    /// Its caller called it off.
+    Cancelled,
 }
 
 impl Exit {
-    /// The exit code of the public contract: the program's own, 128 + n for signal n, 137 for memory, -1 for time.
+    /// The exit code of the public contract: the program's own, 128 + n for signal n, 137 for memory, -1 for time and for what was
+    /// called off.
     #[must_use]
     pub fn code(self) -> i32 {
         match self {
             Self::Code(code) => code,
             Self::Signal(number) => 128_i32.saturating_add_unsigned(number),
             Self::OutOfMemory => 137,
-            Self::TimedOut => -1,
+            Self::TimedOut | Self::Cancelled => -1,
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
-    Error, Outcome, Output, RunRequest, SchedulerConfig, VmManager,
+    Error, Outcome, Output, RunRequest, SchedulerConfig, Session, SessionRequest, VmManager,
     outcome::Timing,
+    request::ValidVm,
     vm::{Booted, Ending, Executed},
 };
 
@@ -67,6 +68,16 @@ impl Scheduler {
     /// As for [`run`](Self::run).
     pub async fn run_streaming(&self, request: RunRequest, output: mpsc::Sender<Output>) -> Result<Outcome, Error> {
         self.run_checked(request, Some(output)).await
+    }
+
+    /// Starts a session: a VM that is kept for many executions.
+    ///
+    /// # Errors
+    /// As for [`VmManager::create_vm`].
+    pub async fn session(&self, request: SessionRequest) -> Result<Session, Error> {
+        let idle_timeout = Some(request.idle_timeout(self.config())?);
+        let spec = ValidVm { idle_timeout, ..request.vm.validate(self.config())? };
+        Ok(Session::of(self.manager.create(spec).await?))
     }
 
     /// Refuses new runs, ends those under way with [`ErrorKind::Closed`](crate::ErrorKind::Closed), and waits until every VM is

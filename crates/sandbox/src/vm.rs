@@ -2,6 +2,8 @@
 
 mod channel;
 mod execution;
+mod executions;
+mod files;
 mod grave;
 mod inbox;
 mod instance;
@@ -11,10 +13,16 @@ mod phases;
 #[cfg(test)]
 mod pretend;
 mod supervisor;
+mod transfer;
+mod transfers;
 mod turn;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
+use exec_sandbox_wire::HostMessage;
 use tokio::{
     sync::{Mutex, Notify, mpsc, oneshot},
     time::Instant,
@@ -22,18 +30,21 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use execution::Ran;
+pub use executions::{Control, Execution};
+pub use files::{FileInfo, FileType, MAX_LISTED_ENTRIES, WriteOptions};
 
 use crate::{
-    Error, ErrorKind, ExecRequest, Language, Outcome, Output, SchedulerConfig,
+    Error, ErrorKind, Language, SchedulerConfig,
     admission::Permit,
     host::{self, Host},
-    outcome::{Timing, Usage},
-    process::{ChildUsage, Process, ProcessUsage},
+    process::{ChildUsage, Process},
     request::{ValidExec, ValidVm},
 };
+use executions::Wish;
 use grave::{DestroyReply, Grave};
-use inbox::{Next, Outlet};
+use inbox::Outlet;
 use supervisor::{Desk, Finale};
+use transfers::FileEnd;
 
 /// A VM. One task owns it and this is a handle: dropped, the VM is torn down in the background.
 ///
@@ -50,6 +61,8 @@ pub struct QemuVm {
     attention: Arc<Notify>,
     /// Held by the caller whose execution it is.
     turn: Mutex<()>,
+    /// Tickets of executions so far.
+    tickets: AtomicU64,
     closing: CancellationToken,
     grave: Arc<Grave>,
 }
@@ -96,7 +109,9 @@ pub(crate) struct Executed {
 /// What a VM's owner is asked.
 #[derive(Debug)]
 enum Request {
-    Execute { request: Box<ValidExec>, outlet: Outlet<Finale> },
+    Execute { ticket: u64, request: Box<ValidExec>, outlet: Outlet<Finale> },
+    Interfere { ticket: u64, wish: Wish },
+    File { request: Box<HostMessage>, outlet: Outlet<FileEnd> },
     OpenChannel { reply: oneshot::Sender<Result<(), Error>> },
     CloseChannel { reply: oneshot::Sender<()> },
     Destroy { ending: Ending, reply: DestroyReply },
@@ -117,7 +132,7 @@ impl QemuVm {
     pub(crate) async fn boot(common: &Common, spec: ValidVm, permit: Permit) -> Result<Self, Error> {
         let (id, language) = (host::new_vm_id(), spec.language);
         let (mailbox, requests) = mpsc::channel(1);
-        let (attention, grave) = (Arc::new(Notify::new()), Arc::new(Grave::new()));
+        let (attention, grave) = (Arc::new(Notify::new()), Arc::<Grave>::default());
         let desk = Desk {
             mailbox: requests,
             attention: Arc::clone(&attention),
@@ -130,7 +145,8 @@ impl QemuVm {
         let closing = common.closing.clone();
         let (booted, process) = answer.await.map_err(|_gone| gone(&id, &closing))??;
         let (config, turn) = (Arc::clone(&common.config), Mutex::new(()));
-        Ok(Self { id, language, config, process, booted, mailbox, attention, turn, closing, grave })
+        let tickets = AtomicU64::new(0);
+        Ok(Self { id, language, config, process, booted, mailbox, attention, turn, tickets, closing, grave })
     }
 
     /// Its name, which no other VM has.
@@ -163,31 +179,6 @@ impl QemuVm {
         Channel { vm: self }
     }
 
-    /// Runs one program. What the interpreter holds is kept from execution to execution. Dropping the future ends the VM, once
-    /// the program's turn has come.
-    ///
-    /// The outcome's timing has no phases of a boot, and the usage of QEMU is that of this execution, but for the peak of memory,
-    /// which is the highest since the VM was started.
-    ///
-    /// # Errors
-    /// The sandbox failed, not the program: see [`ErrorKind`]. An invalid request leaves the VM as it was.
-    pub async fn execute(&self, request: ExecRequest) -> Result<Outcome, Error> {
-        self.execute_measured(request, None).await
-    }
-
-    /// Like [`execute`](Self::execute), and sends what the program writes as it arrives. A slow receiver slows the program down;
-    /// one that is dropped does not stop it.
-    ///
-    /// # Errors
-    /// As for [`execute`](Self::execute).
-    pub async fn execute_streaming(
-        &self,
-        request: ExecRequest,
-        output: mpsc::Sender<Output>,
-    ) -> Result<Outcome, Error> {
-        self.execute_measured(request, Some(output)).await
-    }
-
     /// Ends the VM; returns when its process is confirmed dead and its files are gone. May be called again, and by several at
     /// once: they share one teardown.
     ///
@@ -209,34 +200,15 @@ impl QemuVm {
         self.booted
     }
 
-    /// Runs a program that has been checked.
-    pub(crate) async fn run(
-        &self,
-        request: ValidExec,
-        output: Option<mpsc::Sender<Output>>,
-    ) -> Result<Executed, Error> {
-        let _turn = self.turn.lock().await;
-        let (outlet, mut inbox) = inbox::pair(Arc::clone(&self.attention));
-        self.ask(Request::Execute { request: Box::new(request), outlet }).await?;
-        let mut output = output;
-        loop {
-            match inbox.next().await {
-                Next::Piece(piece) => {
-                    // A caller who stops listening does not stop the program.
-                    if let Some(listener) = &output
-                        && listener.send(piece).await.is_err()
-                    {
-                        output = None;
-                    }
-                }
-                Next::End(finale) => return finale,
-                // The owner answers every request, so this one has panicked, and nobody knows how far it had come.
-                Next::Gone => {
-                    let doing = "waiting for the program's end; it may have run";
-                    return Err(Error::new(ErrorKind::OutcomeUnknown, doing).on_vm(&self.id));
-                }
-            }
-        }
+    /// Ends the VM for a reason that is told to whoever uses it afterwards.
+    pub(crate) async fn end_because(&self, why: &'static str) -> Result<(), Error> {
+        self.grave.begin(why);
+        self.end(Ending::AtOnce).await.map(drop)
+    }
+
+    /// Why it has ended, or is about to.
+    pub(crate) fn ended_because(&self) -> Option<&'static str> {
+        self.grave.why()
     }
 
     /// Ends the VM. `None`: it is dead, and what it used is not known.
@@ -248,32 +220,7 @@ impl QemuVm {
         {
             return ended;
         }
-        Ok(self.grave.get().copied().flatten())
-    }
-
-    async fn execute_measured(
-        &self,
-        request: ExecRequest,
-        output: Option<mpsc::Sender<Output>>,
-    ) -> Result<Outcome, Error> {
-        let called = Instant::now();
-        let request = request.validate(self.language, &self.config)?;
-        let before = self.process.usage().ok();
-        let executed = self.run(request, output).await?;
-        let after = self.process.usage().ok();
-        let cpu = |usage: Option<ProcessUsage>| usage.map(|usage| usage.cpu);
-        let used = Used {
-            qemu_cpu: cpu(after).zip(cpu(before)).map(|(after, before)| after.saturating_sub(before)),
-            qemu_memory_peak_bytes: after.map(|after| after.resident_peak_bytes),
-        };
-        let timing = Timing {
-            admission: executed.admission,
-            execute: executed.finished - executed.dispatched,
-            total: called.elapsed(),
-            first_output: executed.first_output.map(|at| at - called),
-            ..Timing::default()
-        };
-        executed.ran.into_outcome(self.id.clone(), timing, used)
+        Ok(self.grave.used())
     }
 
     fn gone(&self) -> Error {
@@ -306,40 +253,6 @@ impl Channel<'_> {
         let (reply, answer) = oneshot::channel();
         self.vm.ask(Request::OpenChannel { reply }).await?;
         answer.await.map_err(|_gone| self.vm.gone())?
-    }
-}
-
-/// What QEMU used for an execution.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Used {
-    pub(crate) qemu_cpu: Option<Duration>,
-    pub(crate) qemu_memory_peak_bytes: Option<u64>,
-}
-
-impl From<Option<ChildUsage>> for Used {
-    fn from(used: Option<ChildUsage>) -> Self {
-        Self { qemu_cpu: used.map(|used| used.cpu), qemu_memory_peak_bytes: used.map(|used| used.max_resident_bytes) }
-    }
-}
-
-impl Ran {
-    /// The outcome, unless the program wrote too much.
-    pub(crate) fn into_outcome(self, vm_id: String, timing: Timing, used: Used) -> Result<Outcome, Error> {
-        if let Some(stream) = self.over_limit {
-            let message = format!("running a program: it wrote more to {stream} than is kept");
-            return Err(Error::new(ErrorKind::OutputLimit, message).on_vm(&vm_id).remedied_by(
-                "write less: 1,000,000 bytes of stdout and 100,000 of stderr are kept; what came before was streamed",
-            ));
-        }
-        let usage = Usage {
-            interpreter_start: self.usage.map(|usage| Duration::from_micros(usage.spawn_us)),
-            process: self.usage.map(|usage| Duration::from_micros(usage.run_us)),
-            guest_cpu: self.usage.and_then(|usage| usage.cpu_us).map(Duration::from_micros),
-            guest_memory_peak_bytes: self.usage.and_then(|usage| usage.memory_peak_bytes),
-            qemu_cpu: used.qemu_cpu,
-            qemu_memory_peak_bytes: used.qemu_memory_peak_bytes,
-        };
-        Ok(Outcome { exit: self.exit, stdout: self.stdout, stderr: self.stderr, timing, usage, vm_id })
     }
 }
 

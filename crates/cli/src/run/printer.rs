@@ -200,7 +200,7 @@ impl Page {
 /// What an end has to say that the exit code alone does not.
 fn remark(exit: Exit, several: bool) -> Option<String> {
     match exit {
-        Exit::Code(0) | Exit::TimedOut => None,
+        Exit::Code(0) | Exit::TimedOut | Exit::Cancelled => None,
         Exit::Code(code) => several.then(|| format!("ended with exit code {code}")),
         Exit::Signal(number) => Some(format!("ended by signal {number}")),
         Exit::OutOfMemory => Some("used up the VM's memory; -m gives it more".into()),

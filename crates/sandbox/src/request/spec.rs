@@ -1,5 +1,7 @@
 //! What a VM is asked to be.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 
 use super::check_memory;
@@ -38,6 +40,8 @@ pub(crate) struct ValidVm {
     pub(crate) memory_mib: u32,
     pub(crate) tenant_id: Option<String>,
     pub(crate) task_id: Option<String>,
+    /// After so long without an operation it ends by itself.
+    pub(crate) idle_timeout: Option<Duration>,
     pub(crate) boot_log: Option<mpsc::Sender<Output>>,
 }
 
@@ -66,7 +70,7 @@ impl VmSpec {
         for (name, id) in [("tenant_id", &tenant_id), ("task_id", &task_id)] {
             id.as_deref().map_or(Ok(()), |id| check_id(name, id))?;
         }
-        Ok(ValidVm { language, memory_mib, tenant_id, task_id, boot_log })
+        Ok(ValidVm { language, memory_mib, tenant_id, task_id, idle_timeout: None, boot_log })
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) enum Violation {
     WrongTotals,
     #[error("the agent named no end that exists")]
     UnknownEnd,
+    #[error("the agent answered an operation with what belongs to another kind")]
+    OutOfPlace,
 }
 
 /// How the execution is over.
@@ -68,6 +70,8 @@ pub(super) struct Execution {
     timeout: Duration,
     stdout: Stream,
     stderr: Stream,
+    /// Its caller has called it off.
+    called_off: bool,
     finished: Option<Finished>,
 }
 
@@ -85,6 +89,13 @@ struct Stream {
     /// Received and not granted again yet: what is owed, and what the caller has not taken.
     unreturned: usize,
     kept: Vec<u8>,
+}
+
+impl Ran {
+    /// A program that was called off before it began.
+    pub(super) fn not_begun() -> Self {
+        Self { exit: Exit::Cancelled, stdout: Bytes::new(), stderr: Bytes::new(), over_limit: None, usage: None }
+    }
 }
 
 impl Execution {
@@ -109,6 +120,7 @@ impl Execution {
             timeout: request.timeout,
             stdout: Stream::new("stdout", MAX_STDOUT_BYTES),
             stderr: Stream::new("stderr", MAX_STDERR_BYTES),
+            called_off: false,
             finished: None,
         };
         (execution, frames)
@@ -154,6 +166,12 @@ impl Execution {
         (credit != Credit::default()).then(|| HostMessage::Credit(credit).into_frame(self.op))
     }
 
+    /// Calls it off: what is said to the guest. From now on it may end as called off.
+    pub(super) fn call_off(&mut self) -> Frame {
+        self.called_off = true;
+        HostMessage::Cancel.into_frame(self.op)
+    }
+
     /// How far it has come, for a guest that the connection to was lost. Both sides go on from there: what was on its way in
     /// either direction counts for nothing.
     pub(super) fn resume(&mut self) -> ResumePoint {
@@ -178,13 +196,18 @@ impl Execution {
 
     /// The end of the program; the line about it for the caller, if there is one.
     fn finish(&mut self, done: &Done) -> Result<Option<Bytes>, Violation> {
-        self.stdout.check_total(done.stdout_bytes)?;
-        self.stderr.check_total(done.stderr_bytes)?;
-        let exit = match End::try_from(done.end) {
+        let end = End::try_from(done.end);
+        // What is called off is not sent to its end.
+        if end != Ok(End::Cancelled) {
+            self.stdout.check_total(done.stdout_bytes)?;
+            self.stderr.check_total(done.stderr_bytes)?;
+        }
+        let exit = match end {
             Ok(End::Exited) => Exit::Code(done.exit_code),
             Ok(End::Signalled) => Exit::Signal(done.signal),
             Ok(End::TimedOut) => Exit::TimedOut,
             Ok(End::OutOfMemory) => Exit::OutOfMemory,
+            Ok(End::Cancelled) if self.called_off => Exit::Cancelled,
             Ok(End::Cancelled | End::Unspecified) | Err(_) => return Err(Violation::UnknownEnd),
         };
         let note = self.note(exit);
@@ -206,7 +229,7 @@ impl Execution {
         let text = match exit {
             Exit::TimedOut => format!("timeout: the program was ended after {} s", self.timeout.as_secs_f64()),
             Exit::OutOfMemory => "out of memory: the program used up the memory of its VM and was ended".into(),
-            Exit::Code(_) | Exit::Signal(_) => return None,
+            Exit::Code(_) | Exit::Signal(_) | Exit::Cancelled => return None,
         };
         let newline = if self.stderr.kept.last().is_none_or(|last| *last == b'\n') { "" } else { "\n" };
         Some(format!("{newline}{text}\n").into())
@@ -310,7 +333,7 @@ mod tests {
 
     /// The caller takes so much of standard output.
     fn take(execution: &mut Execution, stdout: usize) -> Option<Credit> {
-        let frame = execution.on_taken(Taken { stdout, stderr: 0 })?;
+        let frame = execution.on_taken(Taken { stdout, ..Taken::default() })?;
         match HostMessage::parse(frame).expect("it was written by us") {
             HostMessage::Credit(credit) => Some(credit),
             other => panic!("{other:?} does not belong here"),
@@ -348,7 +371,7 @@ mod tests {
         while sent < size(MAX_STDERR_BYTES) {
             let chunk = (CHUNK_BYTES as usize).min(size(MAX_STDERR_BYTES) - sent);
             execution.on_message(GuestMessage::Stderr(vec![b'x'; chunk].into())).expect("it is below the cap");
-            execution.on_taken(Taken { stdout: 0, stderr: chunk });
+            execution.on_taken(Taken { stderr: chunk, ..Taken::default() });
             sent += chunk;
         }
         assert_eq!(execution.on_message(GuestMessage::Stderr("y".into())), Err(Violation::OverCap));
@@ -415,6 +438,16 @@ mod tests {
         let (mut execution, _) = started("true");
         execution.on_message(exited(0, 0)).expect("it is honest");
         assert_eq!(execution.on_message(exited(0, 0)), Err(Violation::AfterEnd));
+    }
+
+    #[test]
+    fn what_is_called_off_need_not_be_sent_to_its_end() {
+        let (mut execution, _) = started("true");
+        let done = || GuestMessage::Done(Done { end: End::Cancelled.into(), stdout_bytes: 500, ..Done::default() });
+        assert_eq!(execution.on_message(done()), Err(Violation::UnknownEnd), "nobody has called it off");
+        execution.call_off();
+        execution.on_message(done()).expect("it is honest");
+        assert_eq!(ran(execution).exit, Exit::Cancelled);
     }
 
     #[test]

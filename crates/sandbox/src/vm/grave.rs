@@ -28,8 +28,29 @@ const RETRY_TEARDOWN: Duration = Duration::from_secs(1);
 /// What a caller who asked for the end is told of it. `None`: it is dead, and what it used is not known.
 pub(super) type DestroyReply = oneshot::Sender<Result<Option<ChildUsage>, Error>>;
 
-/// What is left of a VM that is dead, for whoever asks afterwards.
-pub(super) type Grave = OnceLock<Option<ChildUsage>>;
+/// What is left of a VM, for whoever asks afterwards.
+#[derive(Debug, Default)]
+pub(super) struct Grave {
+    why: OnceLock<&'static str>,
+    used: OnceLock<Option<ChildUsage>>,
+}
+
+impl Grave {
+    /// The VM is to end.
+    pub(super) fn begin(&self, why: &'static str) {
+        let _ = self.why.set(why);
+    }
+
+    /// Why the VM ends or has ended; `None`: it does not.
+    pub(super) fn why(&self) -> Option<&'static str> {
+        self.why.get().copied()
+    }
+
+    /// What it used, once it is dead and if that is known.
+    pub(super) fn used(&self) -> Option<ChildUsage> {
+        self.used.get().copied().flatten()
+    }
+}
 
 /// A VM that is to end: how, and who waits for it.
 #[derive(Debug)]
@@ -58,6 +79,8 @@ impl Dying {
                 }
             }
             Request::Execute { outlet, .. } => outlet.end(Err(gone())),
+            Request::File { outlet, .. } => outlet.end(Err(gone())),
+            Request::Interfere { .. } => {}
             Request::OpenChannel { reply } => drop(reply.send(Err(gone()))),
             Request::CloseChannel { reply } => drop(reply.send(())),
         }
@@ -77,7 +100,7 @@ pub(super) async fn bury(mut instance: Instance, vm_id: &str, mut dying: Dying, 
         }
         let is_dead = !result.as_ref().is_err_and(|error| error.leaves_a_process());
         if is_dead {
-            let _ = desk.grave.set(result.as_ref().ok().copied().flatten());
+            let _ = desk.grave.used.set(result.as_ref().ok().copied().flatten());
             desk.mailbox.close();
         } else if !marked {
             marked = true;

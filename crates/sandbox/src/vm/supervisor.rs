@@ -26,9 +26,11 @@ use super::{
     channel::ChannelError,
     execution::Violation,
     grave::{self, DestroyReply, Dying, Grave},
+    inbox::Outlet,
     instance::{Instance, Obituary},
     link::{Greeted, Link, Stranger},
     phases::{BootError, Failed, Live, Prepared, Ready, host_hello},
+    transfers::{self, FileEnd, Transfers},
     turn::{Turn, Waiting},
 };
 use crate::{
@@ -66,6 +68,10 @@ pub(super) struct Supervisor {
     pub(super) permit: Permit,
     pub(super) link: Link,
     pub(super) turn: Turn,
+    pub(super) transfers: Transfers,
+    /// How long it may be idle, if not for ever.
+    pub(super) idle_timeout: Option<Duration>,
+    idle_since: Instant,
     /// The agent's, by which it is known again after the link was closed.
     pub(super) boot_id: Vec<u8>,
     pub(super) next_op: u32,
@@ -100,6 +106,8 @@ pub(super) enum End {
     Closing,
     /// Nobody has a use for it any more.
     Abandoned,
+    /// Nobody has used it for as long as it may be idle.
+    Idle,
     /// It cannot be used any more.
     Lost(Lost),
 }
@@ -123,11 +131,11 @@ pub(super) async fn supervise(
     mut desk: Desk,
     booted: oneshot::Sender<Result<(Booted, Process), Error>>,
 ) {
-    let vm_id = spec.0.clone();
+    let (vm_id, idle_timeout) = (spec.0.clone(), spec.1.idle_timeout);
     let (instance, permit, dying) = match boot(host, spec, booted).await {
         Ok(live) => {
             permit.booted();
-            Supervisor::new(vm_id.clone(), live, permit).serve(&mut desk).await
+            Supervisor::new(vm_id.clone(), live, permit, idle_timeout).serve(&mut desk).await
         }
         Err(None) => return,
         Err(Some(instance)) => (instance, permit, Dying::at_once()),
@@ -176,10 +184,21 @@ async fn boot(
 }
 
 impl Supervisor {
-    pub(super) fn new(vm_id: String, live: Live, permit: Permit) -> Self {
+    pub(super) fn new(vm_id: String, live: Live, permit: Permit, idle_timeout: Option<Duration>) -> Self {
         let Live { instance, channel, boot_id } = live;
-        let (link, turn) = (Link::Open(channel), Turn::idle());
-        Self { vm_id, instance, permit, link, turn, boot_id, next_op: 1, unasked: 0 }
+        Self {
+            vm_id,
+            instance,
+            permit,
+            link: Link::Open(channel),
+            turn: Turn::idle(),
+            transfers: Transfers::default(),
+            idle_timeout,
+            idle_since: Instant::now(),
+            boot_id,
+            next_op: 1,
+            unasked: 0,
+        }
     }
 
     /// Serves requests until the VM is to end. Returns what is to be torn down and who waits for it.
@@ -193,9 +212,18 @@ impl Supervisor {
         if let End::Lost(lost) = &end {
             warn!(vm_id = self.vm_id, error = lost as &dyn std::error::Error, "the VM is lost");
         }
+        let why = match &end {
+            End::Asked(..) => "it was destroyed",
+            End::Closing => "all VMs were ended",
+            End::Abandoned => "a call was dropped while it was at work",
+            End::Idle => "it was idle for as long as it may be",
+            End::Lost(_) => "it was lost",
+        };
+        desk.grave.begin(why);
         // A VM that dies executes nothing any more, but its memory is not free before it is dead.
         self.permit.give_back_cpu();
         let gone = || super::gone(&self.vm_id, &desk.closing);
+        self.transfers.end_all(gone);
         self.link.bury(gone);
         let dying = self.turn.bury(end, &self.vm_id, gone);
         (self.instance, self.permit, dying)
@@ -224,7 +252,11 @@ impl Supervisor {
             Event::Due => self.on_due().await,
             Event::Cpu(cpu) => self.on_cpu(cpu),
             Event::Asked(None) => Err(End::Abandoned),
-            Event::Asked(Some(request)) => self.on_request(request),
+            Event::Asked(Some(request)) => {
+                self.on_request(request)?;
+                // Its caller may have called for attention before there was anything to attend to.
+                self.on_attention()
+            }
             Event::Heard(Ok((op, message))) => self.on_message(op, message).map_err(End::Lost),
             Event::Heard(Err(error)) => self.on_silence(error).await,
             Event::Ended(ended) => Err(End::Lost(self.lost(ended).await)),
@@ -235,7 +267,14 @@ impl Supervisor {
     fn due(&self) -> Option<Instant> {
         let idle = self.turn.idle_since().filter(|_| self.permit.has_cpu()).map(|since| since + LINGER);
         let running = self.turn.deadline().filter(|_| self.link.is_open());
-        [idle, running, self.link.due()].into_iter().flatten().min()
+        let transfers = self.transfers.due().filter(|_| self.link.is_open());
+        [idle, running, self.link.due(), transfers, self.end_of_idleness()].into_iter().flatten().min()
+    }
+
+    /// When it will have been idle for as long as it may be, if it is idle.
+    fn end_of_idleness(&self) -> Option<Instant> {
+        let is_idle = self.turn.idle_since().is_some() && self.transfers.is_empty();
+        self.idle_timeout.filter(|_| is_idle).map(|timeout| self.idle_since + timeout)
     }
 
     async fn on_due(&mut self) -> Result<(), End> {
@@ -250,18 +289,22 @@ impl Supervisor {
         if overdue && !self.turn.forgive(now) {
             return Err(End::Lost(Lost::Overdue));
         }
-        Ok(())
+        if self.end_of_idleness().is_some_and(|end| end <= now) {
+            return Err(End::Idle);
+        }
+        let overdue = self.transfers.expire(now, &self.vm_id);
+        self.send_all(&overdue).map_err(End::Lost)
     }
 
-    /// A caller has taken output, which is worth a grant, or is gone, which ends the VM.
+    /// A caller has taken output, which is worth a grant, has given some of a file, or is gone, which ends the VM.
     fn on_attention(&mut self) -> Result<(), End> {
-        if self.turn.is_abandoned() {
+        if self.turn.is_abandoned() || self.transfers.is_abandoned() {
             return Err(End::Abandoned);
         }
-        match self.turn.grant() {
-            Some(grant) => self.send(&grant).map_err(End::Lost),
-            None => Ok(()),
-        }
+        let mut frames = self.transfers.attend();
+        frames.extend(self.turn.grant());
+        self.idle_since = Instant::now();
+        self.send_all(&frames).map_err(End::Lost)
     }
 
     fn on_cpu(&mut self, cpu: Result<Cpu, Error>) -> Result<(), End> {
@@ -279,25 +322,51 @@ impl Supervisor {
     }
 
     fn on_request(&mut self, request: Request) -> Result<(), End> {
+        self.idle_since = Instant::now();
         match request {
-            Request::Execute { request, outlet } => {
+            Request::Execute { ticket, request, outlet } => {
                 let cpu = (!self.permit.has_cpu()).then(|| self.permit.claim_cpu());
-                self.turn.wait(Waiting::new(request, outlet, cpu));
+                self.turn.wait(Waiting::new(ticket, request, outlet, cpu));
                 self.link.open(None);
                 self.dispatch().map_err(End::Lost)
             }
+            Request::Interfere { ticket, wish } => match self.turn.interfere(ticket, wish) {
+                Some(frame) => self.send(&frame).map_err(End::Lost),
+                None => Ok(()),
+            },
+            Request::File { request, outlet } => self.begin_transfer(*request, outlet).map_err(End::Lost),
             Request::OpenChannel { reply } => {
                 self.link.open(Some(reply));
                 Ok(())
             }
             Request::CloseChannel { reply } => {
                 debug!(vm_id = self.vm_id, "the agent's channel is closed");
+                self.transfers.end_all(|| transfers::cut_off(&self.vm_id));
                 self.link.close(&self.vm_id);
                 let _ = reply.send(());
                 Ok(())
             }
             Request::Destroy { ending, reply } => Err(End::Asked(ending, reply)),
         }
+    }
+
+    /// Begins a file operation, which waits for nobody: it needs no CPU to speak of, and no other one's end.
+    fn begin_transfer(&mut self, request: HostMessage, outlet: Outlet<FileEnd>) -> Result<(), Lost> {
+        if !self.link.is_open() {
+            outlet.end(Err(transfers::cut_off(&self.vm_id)));
+            return Ok(());
+        }
+        let op = self.next_op();
+        let frame = self.transfers.begin(op, request, outlet);
+        self.send(&frame)
+    }
+
+    /// A number that no operation has.
+    fn next_op(&mut self) -> u32 {
+        let op = self.next_op;
+        self.next_op = op.wrapping_add(1).max(1);
+        self.unasked = 0;
+        op
     }
 
     /// Sends the program that waits for it, once there is CPU to run it and an agent to hear of it.
@@ -307,14 +376,18 @@ impl Supervisor {
         }
         let op = self.next_op;
         let Some(frames) = self.turn.dispatch(op) else { return Ok(()) };
-        (self.next_op, self.unasked) = (op.wrapping_add(1).max(1), 0);
+        self.next_op();
         debug!(vm_id = self.vm_id, op, "executing");
-        frames.iter().try_for_each(|frame| self.send(frame))
+        self.send_all(&frames)
     }
 
     fn on_message(&mut self, op: u32, message: GuestMessage) -> Result<(), Lost> {
         if self.link.is_opening() {
             return self.on_greeting(op, &message);
+        }
+        if self.transfers.has(op) {
+            self.idle_since = Instant::now();
+            return Ok(self.transfers.on_message(op, message, &self.vm_id)?);
         }
         if self.turn.op() != Some(op) {
             // Its acknowledgement was lost with an earlier connection, and the agent keeps it until it has one.
@@ -330,7 +403,7 @@ impl Supervisor {
         }
         if self.turn.on_message(message, &self.vm_id)? {
             self.send(&HostMessage::Ack.into_frame(op))?;
-            (self.turn, self.unasked) = (Turn::idle(), 0);
+            (self.turn, self.unasked, self.idle_since) = (Turn::idle(), 0, Instant::now());
         }
         Ok(())
     }
@@ -361,6 +434,10 @@ impl Supervisor {
         }
         self.link.retry(error);
         Ok(())
+    }
+
+    fn send_all(&mut self, frames: &[Frame]) -> Result<(), Lost> {
+        frames.iter().try_for_each(|frame| self.send(frame))
     }
 
     fn send(&mut self, frame: &Frame) -> Result<(), Lost> {

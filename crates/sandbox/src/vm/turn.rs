@@ -6,14 +6,14 @@
 use std::{future, mem, pin::Pin};
 
 use exec_sandbox_wire::{
-    Frame, GuestMessage, ResumePoint,
+    Frame, GuestMessage, HostMessage, ResumePoint, Signal,
     limits::{HOST_SLACK, INTERPRETER_START},
 };
 use tokio::time::Instant;
 
 use super::{
-    Executed,
-    execution::{Execution, Finished, Violation},
+    Executed, Wish,
+    execution::{Execution, Finished, Ran, Violation},
     grave::Dying,
     inbox::Outlet,
     supervisor::{End, Finale, Lost},
@@ -32,6 +32,7 @@ pub(super) enum Turn {
 
 /// An execution of which nothing has left the host.
 pub(super) struct Waiting {
+    ticket: u64,
     request: Box<ValidExec>,
     outlet: Outlet<Finale>,
     asked: Instant,
@@ -42,6 +43,7 @@ pub(super) struct Waiting {
 /// An execution that the guest has been told of.
 #[derive(Debug)]
 pub(super) struct Running {
+    ticket: u64,
     op: u32,
     execution: Execution,
     outlet: Outlet<Finale>,
@@ -53,11 +55,12 @@ pub(super) struct Running {
 
 impl Waiting {
     pub(super) fn new(
+        ticket: u64,
         request: Box<ValidExec>,
         outlet: Outlet<Finale>,
         cpu: Option<impl Future<Output = Result<Cpu, Error>> + Send + 'static>,
     ) -> Self {
-        Self { request, outlet, asked: Instant::now(), cpu: cpu.map(|cpu| Box::pin(cpu) as CpuWait) }
+        Self { ticket, request, outlet, asked: Instant::now(), cpu: cpu.map(|cpu| Box::pin(cpu) as CpuWait) }
     }
 }
 
@@ -134,15 +137,40 @@ impl Turn {
         if !matches!(self, Self::Waiting(_)) {
             return None;
         }
-        let Self::Waiting(Waiting { request, outlet, asked, .. }) = mem::replace(self, Self::idle()) else {
+        let Self::Waiting(Waiting { ticket, request, outlet, asked, .. }) = mem::replace(self, Self::idle()) else {
             return None;
         };
         let dispatched = Instant::now();
         let deadline = dispatched + INTERPRETER_START + request.timeout + HOST_SLACK;
         let (execution, frames) = Execution::start(op, &request);
-        let running = Running { op, execution, outlet, asked, dispatched, deadline, first_output: None };
+        let running = Running { ticket, op, execution, outlet, asked, dispatched, deadline, first_output: None };
         *self = Self::Running(Box::new(running));
         Some(frames)
+    }
+
+    /// What is to be said to the guest because the caller of the execution `ticket` wants a signal sent or the execution called off.
+    /// One that has not begun ends here; one that is over is left alone.
+    pub(super) fn interfere(&mut self, ticket: u64, wish: Wish) -> Option<Frame> {
+        match self {
+            Self::Running(running) if running.ticket == ticket => Some(match wish {
+                Wish::Signal(number) => HostMessage::ExecSignal(Signal { number }).into_frame(running.op),
+                Wish::Cancel => running.execution.call_off(),
+            }),
+            Self::Waiting(waiting) if waiting.ticket == ticket && wish == Wish::Cancel => {
+                if let Self::Waiting(waiting) = mem::replace(self, Self::idle()) {
+                    let now = Instant::now();
+                    waiting.outlet.end(Ok(Executed {
+                        ran: Ran::not_begun(),
+                        admission: now - waiting.asked,
+                        dispatched: now,
+                        first_output: None,
+                        finished: now,
+                    }));
+                }
+                None
+            }
+            Self::Idle { .. } | Self::Waiting(_) | Self::Running(_) => None,
+        }
     }
 
     /// Takes in what the guest says of the operation that runs. `true`: it is over, and its caller has been told how.
@@ -211,7 +239,7 @@ impl Turn {
                         let doing = "running a program: the scheduler has been closed";
                         (Error::new(ErrorKind::Closed, doing), Dying::at_once())
                     }
-                    End::Abandoned => (unknown(), Dying::at_once()),
+                    End::Abandoned | End::Idle => (unknown(), Dying::at_once()),
                 };
                 running.outlet.end(Err(error.on_vm(vm_id)));
                 return dying;
@@ -219,7 +247,7 @@ impl Turn {
         }
         match end {
             End::Asked(ending, reply) => Dying::asked(ending, reply),
-            End::Closing | End::Abandoned | End::Lost(_) => Dying::at_once(),
+            End::Closing | End::Abandoned | End::Idle | End::Lost(_) => Dying::at_once(),
         }
     }
 

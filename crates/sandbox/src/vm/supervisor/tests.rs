@@ -14,6 +14,9 @@ use crate::{
     },
 };
 
+mod files;
+mod link;
+
 const BOOT_ID: &[u8] = b"the boot";
 
 /// A VM whose QEMU is a shell and whose guest is this test.
@@ -36,6 +39,14 @@ impl Fixture {
     }
 
     async fn admitted_by(admission: &Admission, script: &str) -> Self {
+        Self::made(admission, script, None).await
+    }
+
+    async fn with_idle_timeout(timeout: Duration) -> Self {
+        Self::made(&one_core(), "exec sleep 1000", Some(timeout)).await
+    }
+
+    async fn made(admission: &Admission, script: &str, idle_timeout: Option<Duration>) -> Self {
         let root = tempfile::tempdir().expect("a temporary directory");
         let (instance, monitor) = pretend::instance(&root, script).await;
         let listener = UnixListener::bind(instance.agent_socket()).expect("it is new");
@@ -45,7 +56,7 @@ impl Fixture {
         let permit = admission.admit(128, Priority::Normal).await.expect("there is room");
         let live = Live { instance, channel, boot_id: BOOT_ID.to_vec() };
         let (mailbox, requests) = mpsc::channel(1);
-        let (attention, grave, closing) = (Arc::new(Notify::new()), Arc::new(Grave::new()), CancellationToken::new());
+        let (attention, grave, closing) = (Arc::new(Notify::new()), Arc::<Grave>::default(), CancellationToken::new());
         let mut desk = Desk {
             mailbox: requests,
             attention: Arc::clone(&attention),
@@ -53,7 +64,7 @@ impl Fixture {
             grave: Arc::clone(&grave),
         };
         let owner = tokio::spawn(async move {
-            let supervisor = Supervisor::new("vm-1".into(), live, permit);
+            let supervisor = Supervisor::new("vm-1".into(), live, permit, idle_timeout);
             let (instance, permit, dying) = supervisor.serve(&mut desk).await;
             grave::bury(instance, "vm-1", dying, &mut desk).await;
             drop(permit);
@@ -67,6 +78,7 @@ impl Fixture {
             mailbox,
             attention,
             turn: tokio::sync::Mutex::new(()),
+            tickets: std::sync::atomic::AtomicU64::new(0),
             closing: closing.clone(),
             grave,
         };
@@ -209,112 +221,6 @@ async fn an_invalid_request_leaves_the_vm_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_program_outlives_the_connection_and_its_caller_misses_nothing() {
-    let mut fixture = Fixture::new("exec sleep 1000").await;
-    let execution = fixture.execute();
-    let op = fixture.guest.program().await;
-    fixture.guest.say(op, GuestMessage::Stdout("be".into())).await;
-    fixture.guest.say(op, GuestMessage::Pong("".into())).await;
-    fixture.vm.channel().close().await.expect("it lives");
-    while fixture.guest.hear().await.is_some() {}
-    fixture.vm.channel().close().await.expect("closing what is closed does nothing");
-    let channel = fixture.vm.channel();
-    let (opened, mut guest) = tokio::join!(channel.open(), async {
-        let mut guest = Guest::accept(&fixture.listener).await;
-        let points = guest.greet(BOOT_ID).await;
-        assert_eq!(points.len(), 1);
-        assert!(points[0].op == op && points[0].stdout_bytes <= 2, "{points:?}");
-        let rest = &b"before and after"[usize::try_from(points[0].stdout_bytes).expect("it is small")..];
-        guest.say(op, GuestMessage::Stdout(rest.into())).await;
-        guest
-    });
-    opened.expect("the agent answers");
-    guest.done(op, 16).await;
-    let outcome = execution.await.expect("no panic").expect("it ran");
-    assert_eq!(&outcome.stdout[..], b"before and after");
-    // Nothing is resumed once nothing is under way.
-    fixture.vm.channel().close().await.expect("it lives");
-    let (opened, points) = tokio::join!(channel.open(), async {
-        let mut guest = Guest::accept(&fixture.listener).await;
-        (guest.greet(BOOT_ID).await, guest)
-    });
-    opened.expect("the agent answers");
-    assert_eq!(points.0, []);
-}
-
-#[tokio::test]
-async fn an_execution_opens_the_channel_that_it_needs() {
-    let fixture = Fixture::new("exec sleep 1000").await;
-    fixture.vm.channel().close().await.expect("it lives");
-    let execution = fixture.execute();
-    let mut guest = Guest::accept(&fixture.listener).await;
-    assert_eq!(guest.greet(BOOT_ID).await, []);
-    let op = guest.program().await;
-    guest.done(op, 0).await;
-    execution.await.expect("no panic").expect("it ran");
-}
-
-#[tokio::test]
-async fn a_connection_without_a_clean_hello_is_given_up_for_another() {
-    let fixture = Fixture::new("exec sleep 1000").await;
-    fixture.vm.channel().close().await.expect("it lives");
-    let execution = fixture.execute();
-    // What was meant for an earlier host.
-    let mut first = Guest::accept(&fixture.listener).await;
-    first.say_bytes(&[0xff; 100]).await;
-    assert!(first.hear().await.is_none(), "it is not listened to");
-    let mut second = Guest::accept(&fixture.listener).await;
-    second.greet(BOOT_ID).await;
-    let op = second.program().await;
-    second.done(op, 0).await;
-    execution.await.expect("no panic").expect("it ran");
-}
-
-#[tokio::test]
-async fn the_end_of_an_operation_that_nobody_waits_for_is_acknowledged() {
-    let mut fixture = Fixture::new("exec sleep 1000").await;
-    fixture.guest.done(77, 0).await;
-    loop {
-        if let (77, HostMessage::Ack) = fixture.guest.hear().await.expect("the host is there") {
-            break;
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_agent_that_does_not_answer_costs_the_execution_and_not_the_vm() {
-    let fixture = Fixture::new("exec sleep 1000").await;
-    fixture.vm.channel().close().await.expect("it lives");
-    let lost = error_of(fixture.execute()).await;
-    assert!(lost.kind().is_transient(), "{lost}");
-    let silent = fixture.vm.channel().open().await.expect_err("it says nothing");
-    assert!(std::error::Error::source(&silent).is_some_and(|cause| cause.to_string().contains("nothing for 30 s")));
-    assert!(fixture.vm.process().is_alive());
-}
-
-#[tokio::test]
-async fn a_guest_that_has_started_anew_has_lost_what_ran_in_it() {
-    let mut fixture = Fixture::new("exec sleep 1000").await;
-    let execution = fixture.execute();
-    fixture.guest.program().await;
-    fixture.vm.channel().close().await.expect("it lives");
-    let vm = Arc::clone(&fixture.vm);
-    let opening = tokio::spawn(async move { vm.channel().open().await });
-    let mut guest = Guest::accept(&fixture.listener).await;
-    let hello = exec_sandbox_wire::Hello {
-        generation: exec_sandbox_wire::GENERATION,
-        boot_id: b"another".to_vec(),
-        ..Default::default()
-    };
-    guest.say(CONNECTION_OP, GuestMessage::Hello(hello)).await;
-    let lost = error_of(execution).await;
-    assert_eq!(lost.kind(), ErrorKind::OutcomeUnknown);
-    assert!(std::error::Error::source(&lost).is_some_and(|cause| cause.to_string().contains("started anew")));
-    opening.await.expect("no panic").expect_err("the VM is gone");
-    fixture.ends_by_itself().await;
-}
-
-#[tokio::test]
 async fn qemu_is_given_time_to_end_by_itself_if_somebody_asks_for_that() {
     let fixture = Fixture::new("trap 'exit 0' TERM; while :; do :; done").await;
     fixture.vm.destroy_with(Ending::Gently { patience: Duration::from_secs(60) }).await.expect("it ends");
@@ -354,7 +260,7 @@ async fn who_asks_while_the_vm_is_buried_is_answered_by_the_kind_of_the_request(
         Desk { mailbox, attention: Arc::clone(&attention), closing: CancellationToken::new(), grave: Arc::default() };
     let (outlet, mut inbox) = crate::vm::inbox::pair(attention);
     let request = ExecRequest::new("true").validate(Language::Raw, &SchedulerConfig::default()).expect("it is valid");
-    caller.try_send(Request::Execute { request: Box::new(request), outlet }).expect("there is room");
+    caller.try_send(Request::Execute { ticket: 0, request: Box::new(request), outlet }).expect("there is room");
     let (reply, destroyed) = oneshot::channel();
     caller.try_send(Request::Destroy { ending: Ending::AtOnce, reply }).expect("there is room");
     let (reply, opened) = oneshot::channel();
@@ -364,5 +270,45 @@ async fn who_asks_while_the_vm_is_buried_is_answered_by_the_kind_of_the_request(
     assert!(lost.kind().is_transient(), "{lost}");
     assert!(destroyed.await.expect("it is answered").expect("it is dead").is_some());
     opened.await.expect("it is answered").expect_err("there is nothing to open");
-    assert!(desk.grave.get().is_some_and(Option::is_some), "what it used is known to who asks later");
+    assert!(desk.grave.used().is_some(), "what it used is known to who asks later");
+}
+
+#[tokio::test]
+async fn an_execution_is_signalled_and_called_off_while_it_runs() {
+    let mut fixture = Fixture::new("exec sleep 1000").await;
+    let vm = Arc::clone(&fixture.vm);
+    let execution = vm.begin(ExecRequest::new("true")).await.expect("it is valid");
+    let control = execution.control();
+    let (outcome, ()) = tokio::join!(execution.outcome(None), async {
+        let op = fixture.guest.program().await;
+        control.signal(10).await;
+        while !matches!(fixture.guest.hear().await, Some((_, HostMessage::ExecSignal(signal))) if signal.number == 10) {
+        }
+        control.cancel().await;
+        while !matches!(fixture.guest.hear().await, Some((from, HostMessage::Cancel)) if from == op) {}
+        let done = exec_sandbox_wire::Done { end: exec_sandbox_wire::End::Cancelled.into(), ..Default::default() };
+        fixture.guest.say(op, GuestMessage::Done(done)).await;
+    });
+    assert_eq!(outcome.expect("it is an outcome").exit, Exit::Cancelled);
+    control.cancel().await;
+    let execution = fixture.execute();
+    let op = fixture.guest.program().await;
+    fixture.guest.done(op, 0).await;
+    execution.await.expect("no panic").expect("a control that is stale does nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_vm_that_nobody_uses_ends_after_its_time_and_says_why() {
+    let mut fixture = Fixture::with_idle_timeout(Duration::from_secs(60)).await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(50)).await;
+        let execution = fixture.execute();
+        let op = fixture.guest.program().await;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        fixture.guest.done(op, 0).await;
+        execution.await.expect("no panic").expect("each use begins its time anew");
+    }
+    let vm = Arc::clone(&fixture.vm);
+    fixture.ends_by_itself().await;
+    assert_eq!(vm.ended_because(), Some("it was idle for as long as it may be"));
 }
