@@ -112,6 +112,7 @@ enum Request {
     Execute { ticket: u64, request: Box<ValidExec>, outlet: Outlet<Finale> },
     Interfere { ticket: u64, wish: Wish },
     File { request: Box<HostMessage>, outlet: Outlet<FileEnd> },
+    Ping { reply: oneshot::Sender<()> },
     OpenChannel { reply: oneshot::Sender<Result<(), Error>> },
     CloseChannel { reply: oneshot::Sender<()> },
     Destroy { ending: Ending, reply: DestroyReply },
@@ -227,6 +228,20 @@ impl QemuVm {
         gone(&self.id, &self.closing)
     }
 
+    /// Asks the agent whether it is there, also while a program runs; returns how long the answer took.
+    ///
+    /// # Errors
+    /// The VM has ended, or its channel is closed.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        let (asked, (reply, answer)) = (Instant::now(), oneshot::channel());
+        self.ask(Request::Ping { reply }).await?;
+        answer.await.map_err(|_lost| match self.grave.why() {
+            Some(_) => self.gone(),
+            None => unreachable(&self.id),
+        })?;
+        Ok(asked.elapsed())
+    }
+
     async fn ask(&self, request: Request) -> Result<(), Error> {
         self.mailbox.send(request).await.map_err(|_closed| self.gone())
     }
@@ -264,7 +279,7 @@ fn gone(vm_id: &str, closing: &CancellationToken) -> Error {
 
 /// The VM lives, and its agent does not answer.
 fn unreachable(vm_id: &str) -> Error {
-    Error::new(ErrorKind::Vm, "sending a program to an agent that does not answer").on_vm(vm_id)
+    Error::new(ErrorKind::Vm, "asking an agent that does not answer").on_vm(vm_id)
 }
 
 /// What a guest or QEMU says to people: at most `most` characters, and none that steers a terminal.

@@ -80,7 +80,8 @@ impl Dying {
             }
             Request::Execute { outlet, .. } => outlet.end(Err(gone())),
             Request::File { outlet, .. } => outlet.end(Err(gone())),
-            Request::Interfere { .. } => {}
+            // Whose answer is dropped sees that the VM is gone.
+            Request::Interfere { .. } | Request::Ping { .. } => {}
             Request::OpenChannel { reply } => drop(reply.send(Err(gone()))),
             Request::CloseChannel { reply } => drop(reply.send(())),
         }

@@ -11,8 +11,9 @@
 //! Whether the link to the agent is open is another matter than whether the VM is busy: a program goes on while nobody is
 //! connected, and its time on the host stands still until somebody is.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use exec_sandbox_wire::{CONNECTION_OP, Frame, GuestMessage, HostMessage, limits::HOST_SLACK};
 use tokio::{
     sync::{Notify, mpsc, oneshot},
@@ -69,6 +70,8 @@ pub(super) struct Supervisor {
     pub(super) link: Link,
     pub(super) turn: Turn,
     pub(super) transfers: Transfers,
+    /// Whom an answer of the agent is for. Dropped when the connection is lost.
+    pings: BTreeMap<u32, oneshot::Sender<()>>,
     /// How long it may be idle, if not for ever.
     pub(super) idle_timeout: Option<Duration>,
     idle_since: Instant,
@@ -193,6 +196,7 @@ impl Supervisor {
             link: Link::Open(channel),
             turn: Turn::idle(),
             transfers: Transfers::default(),
+            pings: BTreeMap::new(),
             idle_timeout,
             idle_since: Instant::now(),
             boot_id,
@@ -335,6 +339,14 @@ impl Supervisor {
                 None => Ok(()),
             },
             Request::File { request, outlet } => self.begin_transfer(*request, outlet).map_err(End::Lost),
+            Request::Ping { reply } if self.link.is_open() => {
+                let op = self.next_op();
+                // Those whose callers are gone by now.
+                self.pings.retain(|_, reply| !reply.is_closed());
+                self.pings.insert(op, reply);
+                self.send(&HostMessage::Ping(Bytes::new()).into_frame(op)).map_err(End::Lost)
+            }
+            Request::Ping { .. } => Ok(()),
             Request::OpenChannel { reply } => {
                 self.link.open(Some(reply));
                 Ok(())
@@ -342,6 +354,7 @@ impl Supervisor {
             Request::CloseChannel { reply } => {
                 debug!(vm_id = self.vm_id, "the agent's channel is closed");
                 self.transfers.end_all(|| transfers::cut_off(&self.vm_id));
+                self.pings.clear();
                 self.link.close(&self.vm_id);
                 let _ = reply.send(());
                 Ok(())
@@ -388,6 +401,10 @@ impl Supervisor {
         if self.transfers.has(op) {
             self.idle_since = Instant::now();
             return Ok(self.transfers.on_message(op, message, &self.vm_id)?);
+        }
+        if let (GuestMessage::Pong(_), Some(reply)) = (&message, self.pings.remove(&op)) {
+            let _ = reply.send(());
+            return Ok(());
         }
         if self.turn.op() != Some(op) {
             // Its acknowledgement was lost with an earlier connection, and the agent keeps it until it has one.

@@ -297,6 +297,29 @@ async fn an_execution_is_signalled_and_called_off_while_it_runs() {
     execution.await.expect("no panic").expect("a control that is stale does nothing");
 }
 
+#[tokio::test]
+async fn an_agent_answers_while_a_program_runs() {
+    let mut fixture = Fixture::new("exec sleep 1000").await;
+    let execution = fixture.execute();
+    let running = fixture.guest.program().await;
+    let vm = Arc::clone(&fixture.vm);
+    let asking = tokio::spawn(async move { vm.ping().await });
+    let op = loop {
+        if let (op, HostMessage::Ping(_)) = fixture.guest.hear().await.expect("the host is there") {
+            break op;
+        }
+    };
+    fixture.guest.say(op, GuestMessage::Pong(Bytes::new())).await;
+    asking.await.expect("no panic").expect("it has answered");
+    fixture.guest.done(running, 0).await;
+    execution.await.expect("no panic").expect("it ran");
+    fixture.vm.channel().close().await.expect("it lives");
+    let unheard = fixture.vm.ping().await.expect_err("nobody is connected");
+    assert_eq!(unheard.to_string(), "asking an agent that does not answer");
+    fixture.vm.destroy().await.expect("it dies");
+    assert_eq!(fixture.vm.ping().await.expect_err("it is dead").to_string(), "using a VM that has ended");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_vm_that_nobody_uses_ends_after_its_time_and_says_why() {
     let mut fixture = Fixture::with_idle_timeout(Duration::from_secs(60)).await;
