@@ -194,6 +194,8 @@ pub(crate) enum BenchCommand {
     Cold(ColdArgs),
     /// Idle VMs: what they take of the host that have nothing to do, connected and orphaned
     Idle(IdleArgs),
+    /// Sessions: the shortest execution in each language, and files on their way in and out
+    Session(SessionBenchArgs),
 }
 
 #[derive(Debug, Args)]
@@ -220,6 +222,24 @@ pub(crate) struct IdleArgs {
     #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
     /// Languages of the VMs, in turn [default: all]
+    #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
+    pub(crate) language: Vec<Language>,
+    /// Print every sample as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionBenchArgs {
+    /// Executions in each language
+    #[arg(short, long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) number: u32,
+    /// MiB of each file; what a guest of 512 MiB keeps in memory
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=150))]
+    pub(crate) mib: u32,
+    /// Languages to measure [default: all]
     #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
     pub(crate) language: Vec<Language>,
     /// Print every sample as JSON

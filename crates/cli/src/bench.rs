@@ -13,12 +13,14 @@ mod figures;
 mod idle;
 mod memory;
 mod page;
+mod session;
 
 /// Measures what was asked for.
 pub(crate) fn run(args: BenchArgs) -> Result<Status, Failure> {
     match args.command {
         BenchCommand::Cold(args) => cold::run(args),
         BenchCommand::Idle(args) => idle::run(args),
+        BenchCommand::Session(args) => session::run(args),
     }
 }
 
