@@ -4,15 +4,19 @@
 //! not to be trusted), a call that was dropped, idleness, or the loss of the VM.
 
 use std::{
-    ops::Deref,
+    path::Path,
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
 
-use tokio::sync::mpsc;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
 
 use crate::{
-    Error, ErrorKind, ExecRequest, Execution, Exit, Language, Outcome, Output, QemuVm, SchedulerConfig, VmSpec,
+    Error, ErrorKind, ExecRequest, Execution, Exit, FileInfo, Language, Outcome, Output, QemuVm, SchedulerConfig,
+    VmSpec, WriteOptions,
 };
 
 /// How long a session may be idle at least, and at most.
@@ -32,8 +36,8 @@ pub struct SessionRequest {
 
 /// A VM that is kept. Dropped, it is torn down in the background; [`close`](Self::close) waits for that.
 ///
-/// Files are the VM's: `write_file`, `read_file`, `list_files`, `stat`, `make_dir`, `remove_file`, `rename` of [`QemuVm`] can be
-/// called on a session. They go on beside an execution.
+/// Executions follow each other; files go in and out beside them. Every method fails with [`ErrorKind::SessionClosed`] once the
+/// session is over.
 #[derive(Debug)]
 pub struct Session {
     vm: QemuVm,
@@ -96,8 +100,7 @@ impl Session {
     /// # Errors
     /// As for [`exec`](Self::exec).
     pub async fn begin(&self, request: ExecRequest) -> Result<Execution<'_>, Error> {
-        self.check_open()?;
-        let execution = self.vm.begin(request).await?;
+        let execution = self.open()?.begin(request).await?;
         self.executions.fetch_add(1, Ordering::Relaxed);
         Ok(execution)
     }
@@ -138,21 +141,101 @@ impl Session {
         self.vm.end_because("it was closed").await
     }
 
-    fn check_open(&self) -> Result<(), Error> {
+    /// The VM, to look at: its id, its processes, its channel.
+    #[must_use]
+    pub fn vm(&self) -> &QemuVm {
+        &self.vm
+    }
+
+    /// Its VM's name.
+    #[must_use]
+    pub fn vm_id(&self) -> &str {
+        self.vm.vm_id()
+    }
+
+    /// The language of its executions.
+    #[must_use]
+    pub fn language(&self) -> Language {
+        self.vm.language()
+    }
+
+    /// [`QemuVm::ping`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn ping(&self) -> Result<Duration, Error> {
+        self.open()?.ping().await
+    }
+
+    /// [`QemuVm::write_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn write_file(
+        &self,
+        path: impl AsRef<Path>,
+        content: impl AsyncRead + Unpin,
+        options: WriteOptions,
+    ) -> Result<u64, Error> {
+        self.open()?.write_file(path, content, options).await
+    }
+
+    /// [`QemuVm::read_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn read_file(&self, path: impl AsRef<Path>, destination: impl AsyncWrite + Unpin) -> Result<u64, Error> {
+        self.open()?.read_file(path, destination).await
+    }
+
+    /// [`QemuVm::list_files`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn list_files(&self, path: impl AsRef<Path>, depth: u32) -> Result<Vec<FileInfo>, Error> {
+        self.open()?.list_files(path, depth).await
+    }
+
+    /// [`QemuVm::stat`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileInfo, Error> {
+        self.open()?.stat(path).await
+    }
+
+    /// [`QemuVm::make_dir`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn make_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
+        self.open()?.make_dir(path).await
+    }
+
+    /// [`QemuVm::remove_file`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn remove_file(&self, path: impl AsRef<Path>, recursive: bool) -> Result<(), Error> {
+        self.open()?.remove_file(path, recursive).await
+    }
+
+    /// [`QemuVm::rename`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
+        self.open()?.rename(from, to).await
+    }
+
+    /// The VM, if the session is not over.
+    fn open(&self) -> Result<&QemuVm, Error> {
         match self.vm.ended_because() {
-            None => Ok(()),
+            None => Ok(&self.vm),
             Some(why) => {
                 Err(Error::new(ErrorKind::SessionClosed, format!("the session is closed: {why}"))
                     .on_vm(self.vm.vm_id()))
             }
         }
-    }
-}
-
-impl Deref for Session {
-    type Target = QemuVm;
-
-    fn deref(&self) -> &QemuVm {
-        &self.vm
     }
 }

@@ -442,15 +442,15 @@ impl Supervisor {
 
     /// The connection cannot be used any more. QEMU closes it when it ends, and its end says more.
     async fn on_silence(&mut self, error: ChannelError) -> Result<(), End> {
+        if self.link.is_opening() {
+            self.link.retry(error);
+            return Ok(());
+        }
         let is_closed = matches!(error, ChannelError::Closed | ChannelError::Io(_));
         if is_closed && let Some(ended) = self.instance.ended_soon().await {
             return Err(End::Lost(self.lost(ended).await));
         }
-        if !self.link.is_opening() {
-            return Err(End::Lost(error.into()));
-        }
-        self.link.retry(error);
-        Ok(())
+        Err(End::Lost(error.into()))
     }
 
     fn send_all(&mut self, frames: &[Frame]) -> Result<(), Lost> {
