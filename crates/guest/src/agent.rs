@@ -1,11 +1,13 @@
 //! The agent: everything after the bring-up, on one thread.
 //!
 //! Three things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
-//! from them), the executor (programs), the reaper (exit statuses). None polls: an idle agent sleeps in the kernel.
+//! from them), the executor (programs), the reaper (exit statuses). Files are another thread's, which never waits for this one. None polls: an idle agent sleeps in the kernel.
 //!
 //! ```text
 //!   port reader ──▶ agent ──▶ executor ──▶ interpreters
-//!   port writer ◀────┴───────────┘  (output goes to the writer directly, while its program runs)
+//!   port writer ◀────┼───────────┘  (output goes to the writer directly, while its program runs)
+//!         ▲          └──────▶ files
+//!         └─────────────────────┘   (what is read as well)
 //! ```
 
 use std::{convert::Infallible, io, rc::Rc, time::Instant};
@@ -17,6 +19,7 @@ use tokio::sync::mpsc;
 use crate::{
     clock,
     exec::{Command, Executor, Finished, Parts},
+    files::{Files, Note},
     init::Ground,
     interpreter, kmsg,
     operations::{Effect, Operations},
@@ -46,6 +49,9 @@ pub(crate) enum AgentError {
     /// Wrappers are missing.
     #[error("cannot write the interpreters' wrappers")]
     Wrappers { source: io::Error },
+    /// Files cannot be worked on.
+    #[error("cannot start the worker of files")]
+    Files { source: io::Error },
     /// Exit statuses cannot be collected.
     #[error("cannot learn of processes that end")]
     Reaper { source: io::Error },
@@ -67,6 +73,7 @@ struct Agent {
     deaf: bool,
     outgoing: mpsc::Sender<Outgoing>,
     commands: mpsc::Sender<Command>,
+    files: Files,
 }
 
 /// Serves the host for as long as the machine lives.
@@ -91,6 +98,7 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
         finished,
     });
     interpreter::install().map_err(|source| AgentError::Wrappers { source })?;
+    let files = Files::start(port.outbound).map_err(|source| AgentError::Files { source })?;
     let agent = Agent {
         boot_id,
         operations: Operations::default(),
@@ -99,6 +107,7 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
         deaf: false,
         outgoing: port.outgoing,
         commands,
+        files,
     };
     tokio::select! {
         error = agent.run(port.events, from_executor) => Err(error),
@@ -127,6 +136,15 @@ impl Agent {
                     }
                     None => return AgentError::Ended { part: "executor" },
                 },
+                note = self.files.note() => match note {
+                    Some(Note::Over(op, end)) => {
+                        let effects = self.operations.finish_file(op, end);
+                        self.follow(effects).await;
+                    }
+                    // Only ever an answer, and waited for where it was asked for.
+                    Some(Note::Cleared) => {}
+                    None => return AgentError::Ended { part: "worker of files" },
+                },
             }
         }
     }
@@ -141,6 +159,7 @@ impl Agent {
     async fn introduce(&mut self, connection: Connection) {
         // First, so that the executor sends nothing more that is meant for an earlier host.
         let command = self.operations.greet();
+        self.drop_files().await;
         let hello = Hello {
             generation: GENERATION,
             boot_id: self.boot_id.to_vec(),
@@ -155,7 +174,15 @@ impl Agent {
     async fn lose(&mut self) {
         self.connection = None;
         let command = self.operations.lose();
+        self.drop_files().await;
         self.tell(command).await;
+    }
+
+    /// What is under way with files ends with its connection.
+    async fn drop_files(&mut self) {
+        if self.operations.drop_files() {
+            self.files.clear().await;
+        }
     }
 
     async fn hear(&mut self, bytes: &[u8]) {
@@ -190,6 +217,7 @@ impl Agent {
                 // Queued in turn with the executor's. The writer lives as long as the agent, and drops what has no host.
                 Effect::Send(frame) => drop(self.outgoing.send(Outgoing::Frame(frame)).await),
                 Effect::Tell(command) => self.tell(Some(command)).await,
+                Effect::File(job) => self.files.tell(job).await,
                 Effect::Clock(unix_time_ns) => {
                     if let Err(error) = clock::set(unix_time_ns) {
                         kmsg::warn(&format!("cannot set the clock: {error}"));

@@ -1,7 +1,7 @@
 //! Operations: what the host has asked for, by number, and what follows from each thing it says.
 //!
-//! Knows no port, no process and no clock: a message goes in, effects come out. One execution at a time; the table has room for
-//! operations of other kinds beside it.
+//! Knows no port, no process and no clock: a message goes in, effects come out. One execution at a time, and beside it operations on
+//! files, which have a table of their own ([`Transfers`]) and share only the numbers with it.
 //!
 //! ```text
 //!  EXEC_START ─▶ Collecting ─▶ Running ─▶ Over ─▶ (ACK) forgotten
@@ -30,6 +30,7 @@ use exec_sandbox_wire::{
 
 use crate::{
     exec::{Command, Finished, Terminal},
+    files::{Job, TransferError, Transfers},
     output::{ResumeError, Streams},
     program::{Assembly, Terms},
 };
@@ -45,6 +46,8 @@ pub(crate) enum Effect {
     Send(Frame),
     /// Tell the executor.
     Tell(Command),
+    /// Tell the worker of files.
+    File(Job),
     /// Set the wall clock.
     Clock(u64),
     /// A host is there that has not been greeted.
@@ -67,6 +70,13 @@ pub(crate) enum Violation {
         op: u32,
         source: FlowError,
     },
+    /// What is not granted, or has no place, in a file operation.
+    #[error("the host cannot say that of file operation {op}")]
+    Transfer {
+        /// The operation.
+        op: u32,
+        source: TransferError,
+    },
     /// A host that has not come from where it says.
     #[error("the host cannot go on with operation {op}")]
     Resume {
@@ -85,6 +95,7 @@ pub(crate) struct Operations {
     table: BTreeMap<u32, Operation>,
     /// The execution that the executor has not finished.
     executing: Option<u32>,
+    transfers: Transfers,
     host: Host,
 }
 
@@ -152,6 +163,9 @@ impl Operations {
 
     /// The host says something about an operation.
     pub(crate) fn hear(&mut self, op: u32, message: HostMessage, now: Instant) -> Result<Vec<Effect>, Violation> {
+        if self.transfers.has(op) || Transfers::is_start(&message) {
+            return self.file(op, message);
+        }
         Ok(match message {
             HostMessage::Hello(hello) => self.hello(&hello)?,
             HostMessage::Ping(body) => vec![Effect::Send(GuestMessage::Pong(body).into_frame(op))],
@@ -167,12 +181,13 @@ impl Operations {
                 self.forget(op);
                 Vec::new()
             }
-            HostMessage::FileWrite(_)
-            | HostMessage::FileRead(_)
-            | HostMessage::FileData(_)
+            // For one that is over: its end and this crossed on the way. Starts have been seen to.
+            HostMessage::FileData(_)
             | HostMessage::FileEnd(_)
+            | HostMessage::FileWrite(_)
+            | HostMessage::FileRead(_)
             | HostMessage::FileList(_)
-            | HostMessage::FileChange(_) => self.unknown(op, Kind::FILE_WRITE),
+            | HostMessage::FileChange(_) => Vec::new(),
             HostMessage::Unknown(kind) => self.unknown(op, kind),
         })
     }
@@ -197,6 +212,37 @@ impl Operations {
         };
         *state = State::Over { terminal, told: false };
         self.advance(op)
+    }
+
+    /// The worker of files has come to the end of one.
+    pub(crate) fn finish_file(&mut self, op: u32, end: GuestMessage) -> Vec<Effect> {
+        self.transfers.finish(op, end).map(|end| Effect::Send(end.into_frame(op))).into_iter().collect()
+    }
+
+    /// The connection of all file operations has ended, and they with it; whether there were any.
+    pub(crate) fn drop_files(&mut self) -> bool {
+        self.transfers.clear()
+    }
+
+    fn file(&mut self, op: u32, message: HostMessage) -> Result<Vec<Effect>, Violation> {
+        let starts = Transfers::is_start(&message);
+        let numbered = matches!(message, HostMessage::ExecStart(_)) || starts;
+        if numbered && (op == CONNECTION_OP || self.table.contains_key(&op) || self.transfers.has(op)) {
+            return Err(Violation::Number(op));
+        }
+        if starts && self.host != Host::Present {
+            // It could not be told of its end.
+            return Ok(Vec::new());
+        }
+        let job = if starts {
+            match self.transfers.begin(op, message) {
+                Ok(job) => job,
+                Err(refused) => return Ok(vec![Effect::Send(GuestMessage::Refused(refused).into_frame(op))]),
+            }
+        } else {
+            self.transfers.hear(op, message).map_err(|source| Violation::Transfer { op, source })?
+        };
+        Ok(job.map(Effect::File).into_iter().collect())
     }
 
     fn hello(&mut self, hello: &Hello) -> Result<Vec<Effect>, Violation> {

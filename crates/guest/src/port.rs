@@ -54,6 +54,9 @@ const EVENTS: usize = 8;
 /// Frames on their way to the writer. Their bytes are bounded by the windows of their streams.
 const FRAMES: usize = 64;
 
+/// Frames of files among them. Few, so that what else is said does not wait behind a whole window of each transfer.
+const BULK: usize = 4;
+
 /// Neither thread calls anything deep.
 const STACK_BYTES: usize = 128 * 1024;
 
@@ -77,6 +80,8 @@ pub(crate) enum Outgoing {
     Open(Connection, Frame),
     /// Any other frame.
     Frame(Frame),
+    /// The next of the frames that wait in the other queue.
+    Bulk,
 }
 
 /// Which connection. Only ever compared.
@@ -94,6 +99,23 @@ pub(crate) struct Port {
     pub(crate) events: mpsc::Receiver<Event>,
     /// What goes out.
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
+    /// The same for files.
+    pub(crate) outbound: Outbound,
+}
+
+/// The way out for a thread that has much to send and waits its turn. Large frames wait in a short queue of their own, and only their
+/// places in the common one.
+#[derive(Clone, Debug)]
+pub(crate) struct Outbound {
+    outgoing: mpsc::Sender<Outgoing>,
+    bulk: mpsc::Sender<Frame>,
+}
+
+/// Where the writer finds what is to be written.
+#[derive(Debug)]
+pub(crate) struct Queues {
+    pub(crate) outgoing: mpsc::Receiver<Outgoing>,
+    pub(crate) bulk: mpsc::Receiver<Frame>,
 }
 
 /// Why there is no port.
@@ -133,6 +155,37 @@ impl Connections {
     }
 }
 
+impl Outbound {
+    /// Sends a small frame, and waits while the queue is full.
+    pub(crate) fn small(&self, frame: Frame) {
+        let _ = self.outgoing.blocking_send(Outgoing::Frame(frame));
+    }
+
+    /// Sends a large one, and waits while there are others enough.
+    pub(crate) fn bulk(&self, frame: Frame) {
+        if self.bulk.blocking_send(frame).is_ok() {
+            let _ = self.outgoing.blocking_send(Outgoing::Bulk);
+        }
+    }
+}
+
+impl Queues {
+    /// A place in the queue, replaced by the frame whose place it is: it was put in before its place.
+    pub(crate) fn resolve(&mut self, outgoing: Outgoing) -> Option<Outgoing> {
+        match outgoing {
+            Outgoing::Bulk => self.bulk.try_recv().ok().map(Outgoing::Frame),
+            other => Some(other),
+        }
+    }
+}
+
+/// Both queues, and their ends.
+pub(crate) fn queues() -> (Outbound, Queues) {
+    let (outgoing, from_all) = mpsc::channel(FRAMES);
+    let (bulk, from_files) = mpsc::channel(BULK);
+    (Outbound { outgoing, bulk }, Queues { outgoing: from_all, bulk: from_files })
+}
+
 /// Finds the port and begins to read and write it.
 pub(crate) fn open() -> Result<Port, PortError> {
     let path = find().ok_or(PortError::Missing)?;
@@ -140,10 +193,10 @@ pub(crate) fn open() -> Result<Port, PortError> {
     let port = rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| PortError::Open { path, source })?;
     let (port, connections) = (Arc::new(port), Arc::<Connections>::default());
     let (tell, events) = mpsc::channel(EVENTS);
-    let (outgoing, frames) = mpsc::channel(FRAMES);
+    let (outbound, queues) = queues();
     start("port-reader", (&port, &connections), move |port, connections| reader::run(port, connections, &tell))?;
-    start("port-writer", (&port, &connections), move |port, connections| writer::run(port, connections, frames))?;
-    Ok(Port { events, outgoing })
+    start("port-writer", (&port, &connections), move |port, connections| writer::run(port, connections, queues))?;
+    Ok(Port { events, outgoing: outbound.outgoing.clone(), outbound })
 }
 
 fn start(

@@ -1,5 +1,6 @@
 //! The table, as sequences of what a host may say and a connection may do.
 
+mod files;
 mod world;
 
 use exec_sandbox_wire::{Done, Program, Signal};
@@ -66,6 +67,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Tell(Command::Begin(op, ..)) => format!("{op} begins"),
         Effect::Tell(Command::Program(op, program)) => format!("{op} has {} bytes", program.code.len()),
         Effect::Tell(command) => format!("{command:?}"),
+        Effect::File(job) => format!("{job:?}"),
         Effect::Clock(time) => format!("clock {time}"),
         Effect::Greet => "greet".to_owned(),
     }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use exec_sandbox_wire::limits;
 use rustix::{
+    buffer::spare_capacity,
     event::{PollFd, PollFlags, Timespec, epoll},
     fd::OwnedFd,
     io::Errno,
@@ -17,16 +17,19 @@ use super::{Connection, Connections, Event};
 const FIRST_WAIT: Duration = Duration::from_millis(50);
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
+/// What is handed over at once, if so much is there: a chunk of a file.
+const GATHER_BYTES: usize = limits::CHUNK_BYTES as usize;
+
 /// Reads until nobody wants to hear of it.
 pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender<Event>) {
     let edges = match watch_edges(port) {
         Ok(edges) => edges,
         Err(error) => return drop(tell.blocking_send(Event::Broken(error))),
     };
-    let mut buffer = vec![0; limits::CHUNK_BYTES as usize];
     let (mut up, mut wait): (Option<Connection>, _) = (None, FIRST_WAIT);
     loop {
-        let read = rustix::io::read(port, &mut buffer[..]);
+        let mut bytes = Vec::new();
+        let read = gather(port, &mut bytes);
         if matches!(read, Err(Errno::INTR)) {
             continue;
         }
@@ -57,7 +60,7 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
             }
         }
         let event = match read {
-            Ok(length) => Event::Bytes(Bytes::copy_from_slice(buffer.get(..length).unwrap_or_default())),
+            Ok(_) => Event::Bytes(bytes.into()),
             Err(Errno::AGAIN) => {
                 let _ = rustix::event::poll(&mut [PollFd::new(port, PollFlags::IN)], None);
                 continue;
@@ -69,6 +72,18 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
             return;
         }
     }
+}
+
+/// Reads what is there, up to a buffer's worth: the port gives at most a page at once, and each handing over costs a switch of threads.
+/// What ends it early is met again by the next call.
+fn gather(port: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
+    bytes.reserve_exact(GATHER_BYTES);
+    let first = rustix::io::read(port, spare_capacity(bytes))?;
+    while !bytes.is_empty()
+        && bytes.len() < bytes.capacity()
+        && let Ok(1..) = rustix::io::read(port, spare_capacity(bytes))
+    {}
+    Ok(first)
 }
 
 fn watch_edges(port: &OwnedFd) -> Result<OwnedFd, Errno> {

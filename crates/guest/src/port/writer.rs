@@ -9,9 +9,8 @@ use rustix::{
     fd::OwnedFd,
     io::Errno,
 };
-use tokio::sync::mpsc;
 
-use super::{Connection, Connections, Outgoing};
+use super::{Connection, Connections, Outgoing, Queues};
 use crate::kmsg;
 
 /// What is gathered into one write. One chunk of output and its header fit, so a small frame beside it costs no write of its own.
@@ -28,14 +27,14 @@ struct Batch {
 }
 
 /// Writes until nobody sends.
-pub(super) fn run(port: &OwnedFd, connections: &Connections, mut frames: mpsc::Receiver<Outgoing>) {
+pub(super) fn run(port: &OwnedFd, connections: &Connections, mut queues: Queues) {
     let mut batch = Batch::default();
-    while let Some(first) = frames.blocking_recv() {
-        batch.add(first, connections.current());
+    while let Some(first) = queues.outgoing.blocking_recv() {
+        batch.add(queues.resolve(first), connections.current());
         while batch.bytes.len() < BATCH_BYTES
-            && let Ok(next) = frames.try_recv()
+            && let Ok(next) = queues.outgoing.try_recv()
         {
-            batch.add(next, connections.current());
+            batch.add(queues.resolve(next), connections.current());
         }
         write(port, connections, &mut batch);
     }
@@ -43,14 +42,15 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, mut frames: mpsc::R
 
 impl Batch {
     /// Adds a frame, unless its host has gone.
-    fn add(&mut self, outgoing: Outgoing, current: Connection) {
+    fn add(&mut self, outgoing: Option<Outgoing>, current: Connection) {
         let frame = match outgoing {
-            Outgoing::Open(connection, hello) => {
+            Some(Outgoing::Open(connection, hello)) => {
                 self.connection = Some(connection);
                 self.bytes.clear();
                 hello
             }
-            Outgoing::Frame(frame) => frame,
+            Some(Outgoing::Frame(frame)) => frame,
+            Some(Outgoing::Bulk) | None => return,
         };
         if self.connection == Some(current) {
             self.encode(&frame);
@@ -112,15 +112,29 @@ mod tests {
     #[test]
     fn a_connection_begins_with_its_first_frame_whatever_was_under_way() {
         let (connections, mut batch) = (Connections::default(), Batch::default());
-        batch.add(Outgoing::Frame(frame(1)), connections.current());
+        batch.add(Some(Outgoing::Frame(frame(1))), connections.current());
         assert_eq!(ops(&batch), [], "nobody has been greeted");
-        batch.add(Outgoing::Open(connections.current(), frame(2)), connections.current());
-        batch.add(Outgoing::Frame(frame(3)), connections.current());
+        batch.add(Some(Outgoing::Open(connections.current(), frame(2))), connections.current());
+        batch.add(Some(Outgoing::Frame(frame(3))), connections.current());
         assert_eq!(ops(&batch), [2, 3]);
         connections.end(connections.current());
-        batch.add(Outgoing::Frame(frame(4)), connections.current());
+        batch.add(Some(Outgoing::Frame(frame(4))), connections.current());
         assert_eq!(ops(&batch), [2, 3], "frame 4 is for a host that has gone");
-        batch.add(Outgoing::Open(connections.current(), frame(5)), connections.current());
+        batch.add(Some(Outgoing::Open(connections.current(), frame(5))), connections.current());
         assert_eq!(ops(&batch), [5]);
+    }
+
+    #[test]
+    fn a_large_frame_goes_out_at_its_place_in_the_common_queue() {
+        let (connections, mut batch) = (Connections::default(), Batch::default());
+        let (outbound, mut queues) = super::super::queues();
+        batch.add(Some(Outgoing::Open(connections.current(), frame(1))), connections.current());
+        outbound.small(frame(2));
+        outbound.bulk(frame(3));
+        outbound.small(frame(4));
+        while let Ok(outgoing) = queues.outgoing.try_recv() {
+            batch.add(queues.resolve(outgoing), connections.current());
+        }
+        assert_eq!(ops(&batch), [1, 2, 3, 4]);
     }
 }
