@@ -12,6 +12,8 @@ mod agent;
 mod cgroup;
 mod clock;
 mod exec;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod init;
 mod interpreter;
 mod kmsg;
