@@ -2,6 +2,8 @@
 
 mod channel;
 mod execution;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod grave;
 mod inbox;
 mod instance;
