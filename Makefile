@@ -22,6 +22,7 @@ test: setup tools
 	@$(STEP) 'clippy' cargo clippy --workspace --all-targets -- --deny warnings
 	@$(STEP) 'deny' cargo deny --log-level error check licenses bans sources
 	@$(STEP) 'unit tests' cargo nextest run --workspace --exclude vmtests --exclude xtask
+	@$(STEP) 'fuzz' cargo xtask fuzz --seconds 4
 	@$(STEP) 'assets' cargo xtask assets
 	@$(STEP) 'sbx' cargo build --package exec-sandbox-cli
 	@$(STEP) 'VM tests' cargo nextest run --package vmtests

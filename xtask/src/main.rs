@@ -28,6 +28,9 @@ enum Task {
         /// Time for each target
         #[arg(long, default_value_t = 30, value_name = "N")]
         seconds: u32,
+        /// Targets to run, all if none is named
+        #[arg(value_name = "TARGET")]
+        targets: Vec<String>,
     },
 }
 
@@ -35,7 +38,7 @@ fn main() -> ExitCode {
     let done = match CommandLine::parse().task {
         Task::Assets(options) => assets::run(&options),
         Task::Agent => assets::run_agent(),
-        Task::Fuzz { seconds } => fuzz::run(seconds),
+        Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

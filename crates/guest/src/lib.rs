@@ -13,6 +13,8 @@ mod cgroup;
 mod clock;
 mod exec;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod init;
 mod interpreter;
 mod kmsg;

@@ -20,6 +20,8 @@ mod admission;
 mod config;
 pub mod doctor;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod host;
 mod ids;
 mod images;

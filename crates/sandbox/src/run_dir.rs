@@ -6,6 +6,8 @@
 //! each. A directory is cleared and removed without it: its own lock goes last, so one without a lock is as good as gone.
 
 mod end;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod identity;
 mod reap;
 mod record;

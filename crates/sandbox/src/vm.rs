@@ -4,6 +4,8 @@ mod channel;
 mod execution;
 mod executions;
 mod files;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod grave;
 mod inbox;
 mod instance;
