@@ -1,7 +1,7 @@
 //! Driving one execution: from the hand-over to the interpreter until all its output is taken over.
 
 use std::{
-    io,
+    io, mem,
     path::Path,
     time::{Duration, Instant},
 };
@@ -62,7 +62,7 @@ impl Drive<'_> {
     /// Runs the program in `dir` to its end.
     pub(super) async fn run(mut self, token: Token, dir: &Path) -> io::Result<Ended> {
         self.interpreter.forget_output();
-        self.interpreter.control.execute(token, dir).await?;
+        self.interpreter.control.execute(token, dir, self.current.terms.is_last).await?;
         let mut ladder = Ladder::begin(Instant::now(), self.current.terms.timeout);
         let (exit, reported) = self.until_end(&mut ladder, token).await;
         let at = Instant::now();
@@ -79,15 +79,17 @@ impl Drive<'_> {
 
     /// How the interpreter ended, and whether it reported that instead of dying.
     async fn until_end(&mut self, ladder: &mut Ladder, token: Token) -> (Option<Exit>, bool) {
-        let expected = token.to_string();
+        let (expected, mut babbled) = (token.to_string(), false);
         loop {
             match self.next(ladder).await {
                 Event::Said(Said::Report(Report::Done { token, code })) if token == expected => {
                     return (Some(Exit::Code(code)), true);
                 }
                 Event::Said(said) => {
-                    kmsg::warn(&format!("an interpreter broke the control protocol and is ended: {said:?}"));
-                    self.kill();
+                    // A program found the socket. It can say nothing there that counts: the wrapper goes on, or dies.
+                    if !mem::replace(&mut babbled, true) {
+                        kmsg::warn(&format!("a program writes to the control socket: {said:?}"));
+                    }
                 }
                 Event::Died(exit) => return (Some(exit), false),
                 Event::Command(command) => self.command(command, ladder),
@@ -105,10 +107,11 @@ impl Drive<'_> {
         let Interpreter { process, control, stdout, stderr } = &mut **interpreter;
         tokio::select! {
             biased;
+            // First what a program cannot keep waiting by babbling on the control socket.
+            () = tokio::time::sleep_until(ladder.due().into()) => Event::Due,
+            Some(command) = commands.recv() => Event::Command(command),
             said = control.hear() => Event::Said(said),
             exit = process.end() => Event::Died(exit),
-            Some(command) = commands.recv() => Event::Command(command),
-            () = tokio::time::sleep_until(ladder.due().into()) => Event::Due,
             () = pump(&current.streams, stdout, stderr, outbox) => Event::Moved,
         }
     }
