@@ -1,7 +1,7 @@
 //! Driving one execution: from the hand-over to the interpreter until all its output is taken over.
 
 use std::{
-    io, mem,
+    io,
     path::Path,
     time::{Duration, Instant},
 };
@@ -24,6 +24,10 @@ use crate::{
 
 /// Between two looks at whether the processes of a program that was asked to end have ended.
 const TREE_STEP: Duration = Duration::from_millis(10);
+
+/// Lines on the control socket that mean nothing: so many come of clumsiness. More would keep the agent from its work, and are the end
+/// of whoever writes them.
+const MAX_BABBLE: u32 = 256;
 
 /// What an execution is driven with.
 #[derive(Debug)]
@@ -79,7 +83,7 @@ impl Drive<'_> {
 
     /// How the interpreter ended, and whether it reported that instead of dying.
     async fn until_end(&mut self, ladder: &mut Ladder, token: Token) -> (Option<Exit>, bool) {
-        let (expected, mut babbled) = (token.to_string(), false);
+        let (expected, mut babble) = (token.to_string(), 0_u32);
         loop {
             match self.next(ladder).await {
                 Event::Said(Said::Report(Report::Done { token, code })) if token == expected => {
@@ -87,8 +91,12 @@ impl Drive<'_> {
                 }
                 Event::Said(said) => {
                     // A program found the socket. It can say nothing there that counts: the wrapper goes on, or dies.
-                    if !mem::replace(&mut babbled, true) {
-                        kmsg::warn(&format!("a program writes to the control socket: {said:?}"));
+                    babble += 1;
+                    if babble == 1 || babble == MAX_BABBLE {
+                        kmsg::warn(&format!("a program writes to the control socket ({babble}): {said:?}"));
+                    }
+                    if babble == MAX_BABBLE {
+                        self.kill();
                     }
                 }
                 Event::Died(exit) => return (Some(exit), false),
