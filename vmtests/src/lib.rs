@@ -3,6 +3,8 @@
 //! The tests need the guest's assets (`cargo xtask assets`) and, where they run the command line, its program
 //! (`cargo build --package exec-sandbox-cli`); what is missing is named by the failure.
 
+pub mod session;
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -12,6 +12,8 @@ pub(crate) struct Terms {
     pub(crate) language: Language,
     /// How long the program may run.
     pub(crate) timeout: Duration,
+    /// No other follows: its interpreter ends with it, as a script's does.
+    pub(crate) is_last: bool,
 }
 
 /// Why a request cannot begin: it contradicts itself or a limit.
@@ -55,7 +57,7 @@ impl Terms {
         if timeout.is_zero() || timeout > limits::MAX_EXEC_TIMEOUT {
             return Err(BadRequest::Timeout(start.timeout_ms));
         }
-        Ok(Self { language, timeout })
+        Ok(Self { language, timeout, is_last: start.is_last })
     }
 }
 

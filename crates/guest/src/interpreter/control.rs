@@ -1,7 +1,8 @@
 //! The control socket: lines of text between the agent and a wrapper.
 //!
-//! What comes from it is written by a process that runs a stranger's code. A line is short, or refused; a report that is not exactly
-//! one of those expected is nonsense, and the end of that interpreter.
+//! What comes from it is written by a process that runs a stranger's code. A line is short, or thrown away; a report that is not exactly
+//! one of those expected is nonsense, and changes nothing. A wrapper begins each report with a line's end, so that what a program left
+//! there before is a line of its own.
 
 use std::{
     fmt::{self, Write as _},
@@ -47,8 +48,7 @@ pub(crate) enum Said {
 pub(crate) struct Control {
     stream: UnixStream,
     lines: Lines,
-    /// Nothing more will be heard: the other end is closed (its process has ended, or executed another program), or broke the
-    /// protocol.
+    /// Nothing more will be heard: the other end is closed (its process has ended, or executed another program).
     closed: bool,
 }
 
@@ -56,6 +56,8 @@ pub(crate) struct Control {
 #[derive(Debug, Default)]
 struct Lines {
     bytes: Vec<u8>,
+    /// Of a line that is too long, its end is awaited.
+    skipping: bool,
 }
 
 impl Token {
@@ -96,21 +98,18 @@ impl Control {
         Ok(Self { stream, lines: Lines::default(), closed: false })
     }
 
-    /// Hands over the program in `dir`.
-    pub(crate) async fn execute(&mut self, token: Token, dir: &Path) -> io::Result<()> {
-        let mut line = String::new();
-        let _ = writeln!(line, "exec {token} {}", dir.display());
+    /// Hands over the program in `dir`. After the last one the interpreter ends as that program's script would.
+    pub(crate) async fn execute(&mut self, token: Token, dir: &Path, is_last: bool) -> io::Result<()> {
+        let (mut line, verb) = (String::new(), if is_last { "last" } else { "exec" });
+        let _ = writeln!(line, "{verb} {token} {}", dir.display());
         self.stream.write_all(line.as_bytes()).await
     }
 
-    /// The next line. Pends for ever once the other end is closed, and after the first nonsense: then the process's end tells more.
+    /// The next line. Pends for ever once the other end is closed: then the process's end tells more.
     /// Cancelling it loses nothing.
     pub(crate) async fn hear(&mut self) -> Said {
         loop {
             if let Some(said) = self.lines.next() {
-                if said == Said::Nonsense {
-                    (self.closed, self.lines) = (true, Lines::default());
-                }
                 return said;
             }
             if self.closed {
@@ -142,15 +141,34 @@ impl Control {
 }
 
 impl Lines {
-    /// The next line; without one, nothing, unless what is there is too long for any.
+    /// The next line that is not empty; without one, nothing, unless what is there is too long for any.
     fn next(&mut self) -> Option<Said> {
-        let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') else {
-            return (self.bytes.len() > MAX_LINE_BYTES).then_some(Said::Nonsense);
-        };
-        let rest = self.bytes.split_off(end + 1);
-        let line = std::mem::replace(&mut self.bytes, rest);
-        let report = line.strip_suffix(b"\n").and_then(Report::parse);
-        Some(report.map_or(Said::Nonsense, Said::Report))
+        loop {
+            let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') else {
+                return self.skip();
+            };
+            let rest = self.bytes.split_off(end + 1);
+            let line = std::mem::replace(&mut self.bytes, rest);
+            let was_skipping = std::mem::take(&mut self.skipping);
+            match line.strip_suffix(b"\n").unwrap_or(&line) {
+                [] => {}
+                _ if was_skipping => {}
+                line => return Some(Report::parse(line).map_or(Said::Nonsense, Said::Report)),
+            }
+        }
+    }
+
+    /// Forgets the beginning of a line that is too long; it counts once.
+    fn skip(&mut self) -> Option<Said> {
+        if self.skipping {
+            self.bytes.clear();
+            return None;
+        }
+        self.skipping = self.bytes.len() > MAX_LINE_BYTES;
+        self.skipping.then(|| {
+            self.bytes.clear();
+            Said::Nonsense
+        })
     }
 }
 
@@ -165,9 +183,8 @@ mod tests {
     }
 
     fn all(text: &[u8]) -> Vec<Said> {
-        let mut lines = Lines { bytes: text.to_vec() };
-        // Bytes that are too long for a line stay nonsense for ever.
-        std::iter::from_fn(|| lines.next()).take(10).collect()
+        let mut lines = Lines { bytes: text.to_vec(), skipping: false };
+        std::iter::from_fn(|| lines.next()).collect()
     }
 
     proptest! {
@@ -190,7 +207,7 @@ mod tests {
     #[test]
     fn a_code_is_a_number_of_one_byte_and_nothing_else() {
         for line in
-            ["done ab 256", "done ab -1", "done ab +1", "done ab ", "done ab", "done ab 1 2", "ready ", "", "exec ab"]
+            ["done ab 256", "done ab -1", "done ab +1", "done ab ", "done ab", "done ab 1 2", "ready ", " ", "exec ab"]
         {
             assert_eq!(all(format!("{line}\n").as_bytes()), [Said::Nonsense], "{line:?}");
         }
@@ -199,7 +216,7 @@ mod tests {
     #[test]
     fn a_line_without_end_is_nonsense_before_it_fills_memory() {
         assert_eq!(all(&[b'a'; MAX_LINE_BYTES]), []);
-        assert_eq!(all(&[b'a'; MAX_LINE_BYTES + 1]).first(), Some(&Said::Nonsense));
+        assert_eq!(all(&[b'a'; MAX_LINE_BYTES + 1]), [Said::Nonsense]);
     }
 
     #[test]
@@ -210,15 +227,19 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nonsense_is_heard_once_whatever_follows_it() {
+    async fn a_report_is_heard_after_whatever_a_program_left_before_it() {
         let (ours, theirs) = StdStream::pair().expect("a socket");
         ours.set_nonblocking(true).expect("a flag");
         let mut control = Control::new(ours.into()).expect("a socket");
         rustix::io::write(&theirs, &[b'x'; 3 * MAX_LINE_BYTES]).expect("it fits");
-        rustix::io::write(&theirs, b"\nready\n").expect("it fits");
         assert_eq!(control.hear().await, Said::Nonsense);
-        assert!(tokio::time::timeout(std::time::Duration::ZERO, control.hear()).await.is_err());
-        assert!(!control.is_silent());
+        rustix::io::write(&theirs, b"\nready\nleft\ndone x").expect("it fits");
+        assert_eq!(control.hear().await, Said::Report(Report::Ready));
+        assert_eq!(control.hear().await, Said::Nonsense);
+        rustix::io::write(&theirs, b"\n\ndone ab 7\n").expect("it fits");
+        assert_eq!(control.hear().await, Said::Nonsense);
+        assert_eq!(control.hear().await, done("ab", 7));
+        assert!(control.is_silent());
     }
 
     #[tokio::test]

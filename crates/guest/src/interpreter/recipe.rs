@@ -12,12 +12,14 @@ use exec_sandbox_wire::Language;
 const WRAPPERS: &str = "/run/exec-sandbox/wrappers";
 
 const PYTHON: &str = "/run/exec-sandbox/wrappers/python.py";
+const PYTHON_WORKERS: &str = "/run/exec-sandbox/wrappers/python_workers.py";
 const JAVASCRIPT: &str = "/run/exec-sandbox/wrappers/javascript.js";
 const RAW: &str = "/run/exec-sandbox/wrappers/raw.sh";
 
 /// Path and text of each wrapper.
-const FILES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 4] = [
     (PYTHON, include_str!("../wrappers/python.py")),
+    (PYTHON_WORKERS, include_str!("../wrappers/python_workers.py")),
     (JAVASCRIPT, include_str!("../wrappers/javascript.js")),
     (RAW, include_str!("../wrappers/raw.sh")),
 ];

@@ -3,7 +3,14 @@
 // Between executions it blocks in read(2), so an idle Bun runs no timers and no collector. An execution lasts until its module is
 // evaluated and the event loop is empty, which is when `beforeExit` fires; an exception that nobody catches ends it at once.
 // The module is a real file in the home directory while it runs, so relative imports, node_modules, __dirname, CommonJS and the
-// source lines in stack traces are what they would be for a script that lies there.
+// source lines in stack traces are what they would be for a script that lies there. After the last execution the process exits as
+// that script's would, with the listeners of `exit`.
+//
+// What a program declares at its top, the next one finds in globalThis: variables as they are by then (an assignment reaches the
+// functions that use them, and a constant stays one), imports by loading them again on first use. For that, lines are added behind the
+// program, so none of its own moves: a function that has the declarations in its scope, and the import of a module that takes
+// it from there before the program begins. A program that uses CommonJS's `module` or `exports` cannot import, so its declarations
+// end with it.
 //
 // Bun writes to a pipe asynchronously through process.stdout and would lose what is not written when the program exits; Node writes
 // synchronously. So both streams are replaced, on first use, by ones that do.
@@ -12,18 +19,47 @@ const fs = require("node:fs");
 const { Writable } = require("node:stream");
 
 const CONTROL_FD = 1000;
-const HOME = "/home/user";
 // What Node answers when a top-level await can never settle.
 const UNSETTLED_EXIT_CODE = 13;
 const MODULE_NAME = /^\.main-[0-9]+\.ts$/;
 
-const { readSync, writeSync, readFileSync, writeFileSync, unlinkSync, readdirSync } = fs;
-const inspect = Bun.inspect;
-const env = process.env;
+const { readSync, writeSync, readFileSync, writeFileSync, unlinkSync, readdirSync, fstatSync, openSync, closeSync } = fs;
+// A program may replace whatever it reaches by name.
+const { Atomics, Buffer, Bun, Number, Object, process } = globalThis;
+const { inspect } = Bun;
+const { env } = process;
+const HOME = env.HOME;
+const exit = process.reallyExit.bind(process);
+const leave = process.exit.bind(process);
+const on = process.on.bind(process);
+const listenersOf = process.listeners.bind(process);
 const wait = new Int32Array(new SharedArrayBuffer(4));
+const transpiler = new Bun.Transpiler({ loader: "ts", replMode: true });
+const USES_COMMONJS = /(^|[^.\w$"'`])(module|exports)\s*[.[=]|require\.main/;
 
 let executions = 0;
-let running = null; // { token, path, saved, settled }
+let running = null; // { isLast, token, path, saved, settled, imports, names, scope }
+
+// The standard streams as they were at the start, out of the way of what a program closes.
+const streams = [0, 1, 2].map((fd) => {
+  const { dev, ino } = fstatSync(fd);
+  return { fd, dev, ino, kept: openSync(`/proc/self/fd/${fd}`, fd === 0 ? "r" : "a") };
+});
+
+function restoreStreams() {
+  for (const { fd, dev, ino, kept } of streams) {
+    let now;
+    try {
+      now = fstatSync(fd);
+    } catch {
+      now = undefined;
+    }
+    if (now?.dev === dev && now?.ino === ino) continue;
+    if (now !== undefined) closeSync(fd);
+    // It takes the lowest number that is free, which is this one.
+    openSync(`/proc/self/fd/${kept}`, fd === 0 ? "r" : "a");
+  }
+}
 
 function writeAll(fd, text) {
   let bytes = Buffer.from(text);
@@ -32,10 +68,11 @@ function writeAll(fd, text) {
       bytes = bytes.subarray(writeSync(fd, bytes));
     } catch (error) {
       // Bun may have made the pipe non-blocking: wait for the reader.
-      if (error.code !== "EAGAIN") return;
+      if (error.code !== "EAGAIN") return false;
       Atomics.wait(wait, 0, 0, 1);
     }
   }
+  return true;
 }
 
 function replaceStream(name, fd) {
@@ -44,7 +81,7 @@ function replaceStream(name, fd) {
     configurable: true,
     enumerable: true,
     get() {
-      if (stream === undefined || stream.writableEnded) {
+      if (stream === undefined || stream.writableEnded || stream.destroyed) {
         const write = (chunk, _encoding, done) => {
           writeAll(fd, chunk);
           done();
@@ -61,7 +98,7 @@ function readLine() {
   let line = "";
   for (;;) {
     const count = readSync(CONTROL_FD, byte, 0, byte.length);
-    if (count === 0) process.exit(0); // the agent is gone
+    if (count === 0) exit(0); // the agent is gone
     line += byte.latin1Slice(0, count);
     if (line.endsWith("\n")) return line.slice(0, -1);
   }
@@ -94,37 +131,148 @@ function removeQuietly(path) {
   }
 }
 
+// What the program declares at its top: names of its own, and what it imports under which name.
+function declarations(source) {
+  const text = transpiler.transformSync(source);
+  const names = [];
+  const imports = [];
+  if (USES_COMMONJS.test(text) && !/^\s*(import|export)\b/m.test(source)) return { names, imports };
+  const imported = new Set();
+  for (const [, clause] of source.matchAll(/\bimport\s+([^"'`;()]+?)\s*from\b/g)) {
+    for (const [name] of clause.matchAll(/[\p{ID_Start}$_][\p{ID_Continue}$]*/gu)) imported.add(name);
+  }
+  const modules = new Map();
+  for (const [, local, module] of text.matchAll(/^(?: {2}| {4}value: )([\p{ID_Start}$_][\p{ID_Continue}$]*) = await import\((".*?")\);?$/gmu)) {
+    modules.set(local, JSON.parse(module));
+  }
+  const parts = new Map();
+  for (const [, local, object, part] of text.matchAll(/^(?: {2}| {4}value: )([^ ]+) = (import_[^ .]+)\.([^ .;]+);?$/gm)) {
+    if (modules.has(object)) parts.set(local, { module: modules.get(object), part });
+  }
+  for (const [, local, module, part] of text.matchAll(/^(?: {2}| {4}value: )([^ ]+) = \(await import\((".*?")\)\)\.([^ .;]+);?$/gm)) {
+    parts.set(local, { module: JSON.parse(module), part });
+  }
+  for (const line of text.split("\n")) {
+    if (!line.startsWith("var ")) break;
+    for (const name of line.slice(4, -1).split(", ")) {
+      if (!imported.has(name)) {
+        if (!(name.startsWith("import_") && modules.has(name) && !source.includes(name))) names.push(name);
+      } else if (parts.has(name)) imports.push({ name, ...parts.get(name) });
+      else if (modules.has(name)) imports.push({ name, module: modules.get(name), part: null });
+    }
+  }
+  return { names, imports };
+}
+
+// The lines behind a program: `eval`, because an assignment to a constant would be refused where it is written out.
+function epilogue(names, number) {
+  const accessors = names.map((name) => `get ${name}(){return ${name}},set ${name}(value){eval("${name}=value")}`);
+  return `\n;export function __exec_sandbox_scope(){return{__proto__:null,${accessors.join()}}}\nimport "exec-sandbox:${number}";\n`;
+}
+
+function offerScope(execution, number) {
+  const taker = `exec-sandbox:${number}`;
+  const take = `globalThis["${taker}"](program.__exec_sandbox_scope())`;
+  const contents = `import * as program from ${JSON.stringify(execution.path)};${take}`;
+  const load = () => ({ contents, loader: "js" });
+  Bun.plugin({ name: "exec-sandbox", setup: (build) => void build.module(taker, load) });
+  Object.defineProperty(globalThis, taker, {
+    configurable: true,
+    value: (scope) => {
+      delete globalThis[taker];
+      execution.scope = scope;
+    },
+  });
+}
+
+// Lets the next program find what this one declared. What it has not come to declare stays what it was.
+function keepDeclarations({ names, imports, scope }) {
+  const keep = (name, accessors) => {
+    try {
+      accessors.get();
+      Object.defineProperty(globalThis, name, { configurable: true, enumerable: true, ...accessors });
+    } catch {
+      // Not declared yet when the program ended, or a name that globalThis does not give away.
+    }
+  };
+  if (scope !== undefined) {
+    for (const name of names) keep(name, { get: () => scope[name], set: (value) => void (scope[name] = value) });
+  }
+  for (const { name, module, part } of imports) {
+    const get = () => {
+      const found = require(Bun.resolveSync(module, HOME));
+      return part === null || (part === "default" && !("default" in found)) ? found : found[part];
+    };
+    Object.defineProperty(globalThis, name, { configurable: true, enumerable: true, get });
+  }
+}
+
+function evaluate(source, execution, number) {
+  Object.assign(execution, { names: [], imports: [], scope: undefined });
+  let text = source;
+  try {
+    Object.assign(execution, declarations(source));
+    if (execution.names.length > 0) {
+      offerScope(execution, number);
+      text += epilogue(execution.names, number);
+    }
+  } catch {
+    // A syntax error: shown when the module is loaded.
+  }
+  writeFileSync(execution.path, text);
+  return import(execution.path);
+}
+
 function next() {
   const [verb, token, dir] = readLine().split(" ");
-  if (verb !== "exec") process.exit(70);
+  if (verb !== "exec" && verb !== "last") exit(70);
   executions += 1;
   const path = `${HOME}/.main-${executions}.ts`;
-  const execution = { token, path, saved: applyEnvironment(`${dir}/env`), settled: false };
+  const execution = { isLast: verb === "last", token, path, saved: applyEnvironment(`${dir}/env`), settled: false };
   running = execution;
   process.exitCode = 0;
   Bun.main = process.argv[1] = path;
+  let module;
   try {
-    writeFileSync(path, readFileSync(`${dir}/code`));
+    module = evaluate(readFileSync(`${dir}/code`, "utf8"), execution, executions);
   } catch (error) {
     fail(error);
     return;
   }
-  import(path).then(
-    () => {
-      execution.settled = true;
-    },
-    (error) => {
-      if (running === execution) fail(error);
-    },
-  );
+  settle(module, execution);
+}
+
+async function settle(module, execution) {
+  try {
+    await module;
+    execution.settled = true;
+  } catch (error) {
+    if (running === execution) fail(error);
+  }
+}
+
+// What the next execution needs of the language, which a program may have taken away.
+function rehearse() {
+  const [verb, token] = "exec token".split(" ");
+  const { names } = declarations("const rehearsed = 1");
+  if (`${verb} ${token} ${names}` !== "exec token rehearsed") throw new Error("not what it was");
 }
 
 function finish(code) {
-  const { token, path, saved } = running;
-  running = null;
-  removeQuietly(path);
-  restoreEnvironment(saved);
-  writeAll(CONTROL_FD, `done ${token} ${code & 255}\n`);
+  const { isLast, token, path, saved } = running;
+  if (isLast) leave(code & 255);
+  try {
+    keepDeclarations(running);
+    running = null;
+    removeQuietly(path);
+    restoreEnvironment(saved);
+    restoreStreams();
+    listen();
+    rehearse();
+    if (!writeAll(CONTROL_FD, `\ndone ${token} ${code & 255}\n`)) exit(code & 255);
+  } catch {
+    exit(code & 255); // a program broke what all of this stands on: then its end is the interpreter's
+  }
   next();
 }
 
@@ -139,26 +287,40 @@ function uncaught(event, error) {
   fail(error);
 }
 
-process.on("uncaughtException", (error) => uncaught("uncaughtException", error));
-process.on("unhandledRejection", (error) => uncaught("unhandledRejection", error));
-process.on("exit", () => {
-  if (running !== null) removeQuietly(running.path);
-});
-process.on("beforeExit", () => {
-  if (running === null) return;
-  if (!running.settled) {
-    writeAll(2, "Warning: a top-level await can never settle: nothing is left that could settle it\n");
-    finish(UNSETTLED_EXIT_CODE);
-    return;
+const listeners = {
+  uncaughtException: (error) => uncaught("uncaughtException", error),
+  unhandledRejection: (error) => uncaught("unhandledRejection", error),
+  exit: () => {
+    if (running !== null) removeQuietly(running.path);
+  },
+  beforeExit: () => {
+    if (running === null) return;
+    if (!running.settled) {
+      writeAll(2, "Warning: a top-level await can never settle: nothing is left that could settle it\n");
+      finish(UNSETTLED_EXIT_CODE);
+      return;
+    }
+    finish(Number(process.exitCode));
+  },
+};
+
+// A program may have removed them.
+function listen() {
+  for (const [event, listener] of Object.entries(listeners)) {
+    if (!listenersOf(event).includes(listener)) on(event, listener);
   }
-  finish(Number(process.exitCode));
-});
+}
 
 replaceStream("stdout", 1);
 replaceStream("stderr", 2);
 for (const name of readdirSync(HOME)) {
   if (MODULE_NAME.test(name)) removeQuietly(`${HOME}/${name}`); // an interpreter that was killed left it
 }
-await import("data:text/javascript,export{}");
+// Exercised before the first program comes: a module is made of one, found, loaded and asked.
+const first = { path: `${HOME}/.main-0.ts` };
+await evaluate("const warm: number = await 1; export {};", first, 0);
+removeQuietly(first.path);
+void first.scope?.warm;
+listen();
 writeAll(CONTROL_FD, "ready\n");
 next();

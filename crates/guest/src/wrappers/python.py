@@ -1,15 +1,25 @@
 """The Python interpreter: reads executions from the control socket, runs each in `__main__`, reports its exit code.
 
 The program's `__main__` is a module of its own, which lives from execution to execution; nothing of this file is in it, and no
-frame of this file is in a traceback. An execution lasts until its non-daemon threads have ended, as a script does; functions
-registered with atexit run when the interpreter exits, which is not at the end of an execution.
+frame of this file is in a traceback. An execution lasts until its non-daemon threads have ended, as a script does. After the last
+one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's.
+
+A program may replace whatever it reaches by name. So this file has built-ins of its own, takes functions from modules before the first
+program runs, and makes whole before each execution what the one before it may have closed or replaced of the standard streams.
 """
+
+__builtins__ = dict(vars(__builtins__))  # for every function below
 
 import os
 import sys
+from _signal import setitimer
+from fcntl import F_DUPFD_CLOEXEC, fcntl
+from os import _exit, close, dup2, environb, fstat, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
-HOME = "/home/user"
+HOME = os.environ["HOME"]
+WORKERS = os.path.join(os.path.dirname(__file__), "python_workers.py")
 # ast.PyCF_ALLOW_TOP_LEVEL_AWAIT and inspect.CO_COROUTINE, without importing either module.
 ALLOW_TOP_LEVEL_AWAIT = 0x2000
 CO_COROUTINE = 0x80
@@ -17,65 +27,180 @@ CO_COROUTINE = 0x80
 INTERRUPTED = 130
 # Between two looks at a thread pool that is still at work after its program.
 POOL_STEP_SECONDS = 0.005
+# With less, not even this file's calls fit on the stack.
+MIN_RECURSION_LIMIT = 200
+RECURSION_LIMIT = sys.getrecursionlimit()
+PathFinder = modules["_frozen_importlib_external"].PathFinder
+show_by_default = sys.__excepthook__
+
+
+class Streams:
+    """The standard streams, as they were at the start."""
+
+    def __init__(self):
+        # Out of the way of what a program opens, and for no child.
+        self.kept = [fcntl(fd, F_DUPFD_CLOEXEC, CONTROL_FD + 1) for fd in range(3)]
+        self.files = [identity(fd) for fd in range(3)]
+        self.objects = [sys.stdin, sys.stdout, sys.stderr]
+        self.objects[1].reconfigure(line_buffering=True)
+
+    def restore(self):
+        for fd in range(3):
+            if identity(fd) != self.files[fd]:
+                dup2(self.kept[fd], fd)
+            set_blocking(fd, True)
+        for fd, name in enumerate(("stdin", "stdout", "stderr")):
+            stream = self.objects[fd]
+            if not self.is_whole(stream, fd):
+                stream = self.objects[fd] = self.reopen(fd)
+            setattr(sys, name, stream)
+            setattr(sys, "__%s__" % name, stream)
+
+    def is_whole(self, stream, fd):
+        try:
+            return not stream.closed and stream.fileno() == fd
+        except BaseException:
+            return False  # detached
+
+    def reopen(self, fd):
+        mode, errors = ("r" if fd == 0 else "w"), ("backslashreplace" if fd == 2 else "strict")
+        return open(fd, mode, 1 if fd else -1, "utf-8", errors, closefd=False)
+
+    def flush(self):
+        for stream in (*self.objects[1:], sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BaseException:
+                pass  # closed, replaced, or its reader is gone: the program's own business
+
+
+class Workers:
+    """Tells multiprocessing how to hand over what a program defined, once it is imported."""
+
+    NAMES = ("multiprocessing.reduction", "multiprocessing.spawn")
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self.NAMES:
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_teach(module):
+                execute(module)
+                self.teach(module)
+
+            spec.loader.exec_module = execute_and_teach
+        return spec
+
+    def teach(self, module):
+        scope = {"__name__": "python_workers", "__file__": WORKERS}
+        with open(WORKERS, "rb") as file:
+            exec(compile(file.read(), WORKERS, "exec"), scope)
+        scope["teach"](module)
 
 
 class Interpreter:
     def __init__(self):
-        self.pid = os.getpid()
+        self.pid = getpid()
         self.main = type(sys)("__main__")
-        self.main.__builtins__ = __builtins__
+        self.main.__builtins__ = modules["builtins"]
         self.executions = 0
         self.runner = None
         self.buffer = b""
+        self.streams = Streams()
 
     def serve(self):
-        os.set_inheritable(CONTROL_FD, False)
-        sys.modules["__main__"] = self.main
+        set_inheritable(CONTROL_FD, False)
+        register_at_fork(after_in_child=self.leave)
+        modules["__main__"] = self.main
+        sys.meta_path.insert(0, Workers())
         sys.argv = ["main.py"]
         sys.path[0] = HOME
-        sys.stdout.reconfigure(line_buffering=True)
-        self.run("pass", "<warm-up>")
+        self.run("print(end='')", "<warm-up>")
         self.say(b"ready\n", 1)
         while True:
             verb, token, directory = self.read_line().split(b" ", 2)
-            if verb != b"exec":
-                os._exit(70)
+            if verb not in (b"exec", b"last"):
+                _exit(70)
             code = self.execute(directory)
-            self.flush()
-            if os.getpid() != self.pid:
-                os._exit(code)  # a copy that the program forked: the end of its program is the end of it
-            self.say(b"done %s %d\n" % (token, code), code)
+            self.streams.flush()
+            if verb == b"last":
+                return code
+            if getpid() != self.pid:
+                _exit(code)  # a copy that the program forked: the end of its program is the end of it
+            self.say(b"\ndone %s %d\n" % (token, code), code)
+
+    def leave(self):
+        """In a forked copy: what it would read from the control socket is not meant for it."""
+        try:
+            close(CONTROL_FD)
+        except OSError:
+            pass
 
     def read_line(self):
         while b"\n" not in self.buffer:
-            piece = os.read(CONTROL_FD, 4096)
+            try:
+                piece = read(CONTROL_FD, 4096)
+            except OSError:
+                piece = b""
+            except BaseException:
+                continue  # raised by a signal's handler: meant for a program, which has ended
             if not piece:
-                os._exit(0)  # the agent is gone
+                _exit(0)  # the agent is gone
             self.buffer += piece
         line, self.buffer = self.buffer.split(b"\n", 1)
         return line
 
     def say(self, line, code):
-        try:
-            os.write(CONTROL_FD, line)
-        except OSError:
-            os._exit(code)  # the program closed the socket: then its end is the interpreter's end
+        while True:
+            try:
+                write(CONTROL_FD, line)
+                return
+            except OSError:
+                _exit(code)  # the program closed the socket: then its end is the interpreter's end
+            except BaseException:
+                pass  # a signal's handler; a report that is said twice does not count twice
 
     def execute(self, directory):
         self.executions += 1
         name = "main.py" if self.executions == 1 else "main-%d.py" % self.executions
-        with open(directory + b"/code", "rb") as file:
-            source = file.read()
-        saved = self.apply_environment(directory)
+        code, saved = 1, {}
         try:
-            code = self.run(source, name)
-            return self.end_threads(code)
+            self.make_whole()
+            with open(directory + b"/code", "rb") as file:
+                source = file.read()
+            saved = self.apply_environment(directory)
+            code = self.end_threads(self.run(source, name))
+        except BaseException as error:
+            show_by_default(type(error), error, None)
         finally:
             for variable, value in saved.items():
                 if value is None:
-                    os.environb.pop(variable, None)
+                    environb.pop(variable, None)
                 else:
-                    os.environb[variable] = value
+                    environb[variable] = value
+        return code
+
+    def make_whole(self):
+        """Undoes what a program did to the interpreter and no later one can want."""
+        self.end_timers()
+        try:
+            self.streams.restore()
+        except BaseException:
+            pass  # even the hidden copies are closed: what is left is this program's
+        modules["sys"], modules["builtins"], modules["__main__"] = sys, self.main.__builtins__, self.main
+        # A module may have been uploaded since, within one tick of the directory's time stamp.
+        sys.path_importer_cache.pop(HOME, None)
+
+    def end_timers(self):
+        """A timer's signal ends with the program that set it, as it would with a script."""
+        try:
+            for timer in range(3):
+                setitimer(timer, 0)
+        finally:
+            for timer in range(3):
+                setitimer(timer, 0)
 
     def apply_environment(self, directory):
         with open(directory + b"/env", "rb") as file:
@@ -84,20 +209,27 @@ class Interpreter:
         for pair in pairs:
             variable, found, value = pair.partition(b"=")
             if found:
-                saved[variable] = os.environb.get(variable)
-                os.environb[variable] = value
+                saved[variable] = environb.get(variable)
+                environb[variable] = value
         return saved
 
     def run(self, source, name):
         program = None
         try:
-            program = compile(source, name, "exec", ALLOW_TOP_LEVEL_AWAIT, True)
-            if name != "<warm-up>":
-                self.remember(source, name)
-            if program.co_flags & CO_COROUTINE:
-                self.run_coroutine(eval(program, self.main.__dict__))
-            else:
-                exec(program, self.main.__dict__)
+            try:
+                program = compile(source, name, "exec", ALLOW_TOP_LEVEL_AWAIT, True)
+                if name != "<warm-up>":
+                    self.remember(source, name)
+                if program.co_flags & CO_COROUTINE:
+                    self.run_coroutine(eval(program, self.main.__dict__))
+                else:
+                    exec(program, self.main.__dict__)
+            finally:
+                settrace(None)
+                setprofile(None)
+                self.end_timers()
+                if sys.getrecursionlimit() < MIN_RECURSION_LIMIT:
+                    setrecursionlimit(RECURSION_LIMIT)
         except SystemExit as exit:
             return self.exit_code(exit.code)
         except BaseException as error:
@@ -114,10 +246,13 @@ class Interpreter:
 
     def remember(self, source, name):
         """Lets tracebacks find the lines of a program that lies in no file."""
-        import linecache
+        try:
+            import linecache
 
-        lines = source.decode("utf-8", "replace").splitlines(True)
-        linecache.cache[name] = (len(source), None, lines, name)
+            lines = source.decode("utf-8", "replace").splitlines(True)
+            linecache.cache[name] = (len(source), None, lines, name)
+        except Exception:
+            pass  # a program replaced the module: its tracebacks lack the lines
 
     def exit_code(self, code):
         if code is None:
@@ -128,9 +263,9 @@ class Interpreter:
         return 1
 
     def report(self, error, program):
-        error.__traceback__ = self.trim(error.__traceback__, program)
         try:
-            if sys.excepthook is sys.__excepthook__:
+            error.__traceback__ = self.trim(error.__traceback__, program)
+            if sys.excepthook is show_by_default:
                 # Before 3.13 the built-in hook looks for lines in files only.
                 import traceback
 
@@ -138,7 +273,7 @@ class Interpreter:
             else:
                 sys.excepthook(type(error), error, error.__traceback__)
         except BaseException:
-            sys.__excepthook__(type(error), error, error.__traceback__)
+            show_by_default(type(error), error, error.__traceback__)
 
     def trim(self, traceback, program):
         """The traceback from the program's first frame on; without one, without the frames of this file."""
@@ -152,8 +287,8 @@ class Interpreter:
         return traceback
 
     def end_threads(self, code):
-        threading = sys.modules.get("threading")
-        if threading is None:
+        threading = modules.get("threading")
+        if not hasattr(threading, "enumerate"):
             return code
         try:
             while waiting := [thread for thread in threading.enumerate() if self.holds(threading, thread)]:
@@ -170,21 +305,14 @@ class Interpreter:
             return False
         if not self.is_pool_worker(thread):
             return True
-        pools = sys.modules["concurrent.futures.thread"]
-        frame = sys._current_frames().get(thread.ident)
+        pools = modules["concurrent.futures.thread"]
+        frame = _current_frames().get(thread.ident)
         idle = frame is not None and frame.f_code is pools._worker.__code__
         return not (idle and pools._threads_queues[thread].empty())
 
     def is_pool_worker(self, thread):
-        pools = sys.modules.get("concurrent.futures.thread")
+        pools = modules.get("concurrent.futures.thread")
         return pools is not None and thread in getattr(pools, "_threads_queues", ())
-
-    def flush(self):
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except BaseException:
-                pass  # closed, replaced, or its reader is gone: the program's own business
 
     def write_error(self, text):
         try:
@@ -193,4 +321,13 @@ class Interpreter:
             pass
 
 
-Interpreter().serve()
+def identity(fd):
+    try:
+        status = fstat(fd)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+code = Interpreter().serve()
+sys.exit(code)

@@ -1,63 +1,84 @@
 # The shell: reads executions from the control socket, sources each into this shell, reports its exit code.
 #
-# A program that exits, exits this shell, and its code is the shell's. While a program runs, the control socket is closed for it: bash
-# keeps it at a descriptor of its own choice that no child inherits. A program whose first line names another interpreter is run as a
-# file. An EXIT trap runs at the end of the execution that set it, as it would at the end of a script; the options -e, -u and -x and
-# the traps DEBUG, ERR and RETURN end with their execution, because this file would run under them.
+# A program that exits, exits this shell, and its code is the shell's. While a program runs, the control socket (1000), copies of the
+# standard streams (1001, 1002) and a pipe for notes (1003) are closed for it: bash keeps them at descriptors of its own choice that no
+# child inherits, and afterwards makes the streams whole again, whatever the program did to them. A program whose first line names
+# another interpreter is run as a file.
+#
+# An EXIT trap runs at the end of the execution that set it, as it would at the end of a script; the options -e, -u and -x and the
+# traps DEBUG, ERR and RETURN end with their execution, because this file would run under them. So do functions called `builtin`
+# and `unset`. When something here fails all the same, the shell ends with the program's code.
 
 BASH_ARGV0=bash
 __exec_sandbox_shell='^#![[:space:]]*((/usr)?/bin/(env[[:space:]]+)?(ba)?sh)[[:space:]]*$'
 
-__exec_sandbox_status() { builtin return "$__exec_sandbox_code"; }
+__exec_sandbox_status() { \builtin return "$__exec_sandbox_code"; }
 
+exec 1001>&1 1002>&2 1003<> <(:)
+# Exercised before the first program comes: a file is sourced.
+builtin source /dev/null 1>&1001
 builtin printf 'ready\n' >&1000
-while IFS=' ' builtin read -r -u 1000 _ __exec_sandbox_token __exec_sandbox_dir; do
+__exec_sandbox_code=0
+# `until`, because after `set -n` every command seems to succeed and none is executed.
+# `mapfile` instead of `read`, because a program may have made IFS read-only.
+until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_sandbox_line[@]} == 0 ]]; do
+    __exec_sandbox_token=${__exec_sandbox_line#* }
+    __exec_sandbox_dir=${__exec_sandbox_token#* }
+    __exec_sandbox_token=${__exec_sandbox_token%% *}
     # The variables of this execution, and what they hid.
-    declare -A __exec_sandbox_hidden=()
+    __exec_sandbox_hidden=()
     __exec_sandbox_added=()
-    builtin mapfile -d '' -t __exec_sandbox_env <"$__exec_sandbox_dir/env"
+    \builtin mapfile -d '' -t __exec_sandbox_env <"$__exec_sandbox_dir/env"
     for __exec_sandbox_pair in "${__exec_sandbox_env[@]}"; do
         __exec_sandbox_name=${__exec_sandbox_pair%%=*}
         # A name that no shell variable can have is not passed on, and a read-only variable keeps its value.
-        [[ $__exec_sandbox_name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || builtin continue
+        [[ $__exec_sandbox_name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || \builtin continue
         if [[ -v $__exec_sandbox_name ]]; then
-            __exec_sandbox_hidden[$__exec_sandbox_name]=${!__exec_sandbox_name}
+            __exec_sandbox_hidden+=("$__exec_sandbox_name=${!__exec_sandbox_name}")
         else
             __exec_sandbox_added+=("$__exec_sandbox_name")
         fi
-        builtin export "$__exec_sandbox_pair" 2>/dev/null
+        \builtin export "$__exec_sandbox_pair" 2>/dev/null
     done
 
-    __exec_sandbox_first=
-    IFS= builtin read -r __exec_sandbox_first <"$__exec_sandbox_dir/code"
+    \builtin mapfile -n 1 -t __exec_sandbox_first <"$__exec_sandbox_dir/code"
     # A stray `break` or `continue` of the program ends this loop of one round, and not the one around it.
     for __exec_sandbox_once in 1; do
         if [[ $__exec_sandbox_first =~ ^'#!' && ! $__exec_sandbox_first =~ $__exec_sandbox_shell ]]; then
-            "$__exec_sandbox_dir/code" 1000>&-
+            "$__exec_sandbox_dir/code" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
         else
-            builtin source "$__exec_sandbox_dir/code" 1000>&-
+            \builtin source "$__exec_sandbox_dir/code" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
         fi
     done
+    # By itself, for it counts even when the pipe is gone.
+    { __exec_sandbox_code=$?; } 2>/dev/null
     {
-        __exec_sandbox_code=$?
-        builtin set +eux
-        builtin trap - DEBUG ERR RETURN
-    } >/dev/null 2>&1
-    __exec_sandbox_trap=$(builtin trap -p EXIT)
+        # With this, no function stands before `unset`.
+        POSIXLY_CORRECT=
+        \unset -f builtin unset
+        \unset POSIXLY_CORRECT
+        \builtin set +eux
+        \builtin trap - DEBUG ERR RETURN
+        # A pipe instead of $(…): a fork here would run the program's trap for SIGCHLD.
+        \builtin trap -p EXIT
+        \builtin printf '\0'
+    } >&1003 2>/dev/null
+    \builtin mapfile -n 1 -d '' -t -u 1003 __exec_sandbox_trap || \builtin exit "$__exec_sandbox_code"
     if [[ -n $__exec_sandbox_trap ]]; then
-        builtin trap - EXIT
+        \builtin trap - EXIT
         # `trap -- 'command' EXIT`, quoted by bash itself.
-        builtin eval "__exec_sandbox_trap=(${__exec_sandbox_trap})"
+        \builtin eval "__exec_sandbox_trap=(${__exec_sandbox_trap})"
         __exec_sandbox_status
-        builtin eval "${__exec_sandbox_trap[2]}" 1000>&-
-        __exec_sandbox_trap=
+        \builtin eval "${__exec_sandbox_trap[2]}" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
+        \builtin unset -v __exec_sandbox_trap
     fi
 
     for __exec_sandbox_name in "${__exec_sandbox_added[@]}"; do
-        builtin unset -v "$__exec_sandbox_name" 2>/dev/null
+        \builtin unset -v "$__exec_sandbox_name" 2>/dev/null
     done
-    for __exec_sandbox_name in "${!__exec_sandbox_hidden[@]}"; do
-        builtin export "$__exec_sandbox_name=${__exec_sandbox_hidden[$__exec_sandbox_name]}" 2>/dev/null
+    for __exec_sandbox_pair in "${__exec_sandbox_hidden[@]}"; do
+        \builtin export "$__exec_sandbox_pair" 2>/dev/null
     done
-    builtin printf 'done %s %d\n' "$__exec_sandbox_token" "$__exec_sandbox_code" >&1000
+    \builtin printf '\ndone %s %d\n' "$__exec_sandbox_token" "$__exec_sandbox_code" >&1000 || \builtin exit "$__exec_sandbox_code"
 done
+\exit "$__exec_sandbox_code"

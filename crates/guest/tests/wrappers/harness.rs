@@ -53,7 +53,7 @@ impl Wrapper {
         ours.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         let wrapper = format!("{}/src/wrappers/{file}", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(program);
-        command.args(arguments).arg(wrapper).current_dir(dir.path());
+        command.args(arguments).arg(wrapper).current_dir(dir.path()).env("HOME", dir.path());
         command.stdin(Stdio::null()).stdout(output("stdout")).stderr(output("stderr"));
         let fd = theirs.as_raw_fd();
         let inherit = move || {
@@ -76,6 +76,15 @@ impl Wrapper {
 
     /// Runs a program with variables, each ended by a NUL.
     pub(crate) fn run_with(&mut self, code: &str, variables: &str) -> Outcome {
+        self.execute("exec", code, variables)
+    }
+
+    /// Runs the last program.
+    pub(crate) fn run_last(mut self, code: &str) -> Outcome {
+        self.execute("last", code, "")
+    }
+
+    fn execute(&mut self, verb: &str, code: &str, variables: &str) -> Outcome {
         self.executions += 1;
         let dir = self.dir.path().join(self.executions.to_string());
         fs::create_dir(&dir).expect("a directory");
@@ -84,13 +93,16 @@ impl Wrapper {
         fs::write(dir.join("env"), variables).expect("a file");
         let before = (self.read("stdout").len(), self.read("stderr").len());
         let token = format!("{:032x}", self.executions);
-        let request = format!("exec {token} {}\n", dir.display());
+        let request = format!("{verb} {token} {}\n", dir.display());
         self.control.get_mut().write_all(request.as_bytes()).expect("the wrapper listens");
-        let line = self.line();
-        let end = match line.strip_prefix(&format!("done {token} ")) {
-            Some(code) => End::Done(code.trim_end().parse().expect("a code")),
-            None if line.is_empty() => End::Died(self.child.wait().expect("a child")),
-            None => panic!("{line:?} is no answer"),
+        let end = loop {
+            let line = self.line();
+            match line.strip_prefix(&format!("done {token} ")) {
+                Some(code) => break End::Done(code.trim_end().parse().expect("a code")),
+                None if line.is_empty() => break End::Died(self.child.wait().expect("a child")),
+                // Whatever a program writes there is a line of its own, and means nothing.
+                None => {}
+            }
         };
         let since = |text: String, start: usize| text.get(start..).unwrap_or_default().to_owned();
         Outcome { end, stdout: since(self.read("stdout"), before.0), stderr: since(self.read("stderr"), before.1) }

@@ -127,9 +127,89 @@ fn a_program_that_closes_every_descriptor_still_ends_with_its_code() {
 #[test]
 fn a_program_cannot_hide_its_end_behind_its_streams() {
     let mut python = python();
-    for program in ["import sys; sys.stdout.close()", "sys.stderr = None", "sys.stdout = 5", "import os; os.close(1)"] {
+    for program in [
+        "import sys; sys.stdout.close()",
+        "sys.stderr = None",
+        "sys.stdout = 5",
+        "sys.stdout.detach()",
+        "import os; os.close(1)",
+        "os.closerange(0, 3)",
+        "for fd in range(3): os.dup2(os.open('/dev/null', os.O_RDWR), fd)",
+    ] {
         assert_eq!(python.run(program).end, End::Done(0), "{program}");
+        let outcome = python.run("print('out'); print('err', file=sys.stderr); print(len(sys.stdin.read()))");
+        assert_eq!((&outcome.stdout[..], &outcome.stderr[..]), ("out\n0\n", "err\n"), "{program}");
     }
+}
+
+#[test]
+fn a_program_that_replaces_what_it_can_reach_changes_its_own_world_only() {
+    let mut python = python();
+    for program in [
+        "import builtins\nfor name in ('exec', 'eval', 'compile', 'open', 'isinstance', 'len', 'str', 'type', 'BaseException'):\n    \
+         setattr(builtins, name, None)",
+        "import os\nos.write = os.read = os.getpid = os._exit = os.fstat = os.dup2 = None",
+        "import sys\nfor name in list(sys.modules): sys.modules[name] = None",
+        "sys.modules.clear()",
+        "sys.settrace(lambda *a: 1 / 0)",
+        "sys.setrecursionlimit(30)",
+        "sys.excepthook = sys.__excepthook__ = None",
+    ] {
+        assert_eq!(python.run(program).end, End::Done(0), "{program}");
+        python.run("print('fine')").is_clean(0, "fine\n");
+    }
+    let outcome = python.run("1 / 0");
+    assert_eq!(outcome.end, End::Done(1));
+    assert!(outcome.stderr.contains("ZeroDivisionError"), "{}", outcome.stderr);
+}
+
+#[test]
+fn junk_on_the_control_socket_means_nothing() {
+    let mut python = python();
+    let program = "import os, sys\nos.write(1000, b'done 0 0\\nready\\njunk')\nsys.exit(6)";
+    python.run(program).is_clean(6, "");
+    // A copy of the program cannot take the next execution for itself.
+    let thief = "if os.fork() == 0:\n    import select\n    try: os.read(1000, 100)\n    except OSError: pass\n    os._exit(0)\nos.wait()";
+    python.run(thief).is_clean(0, "");
+}
+
+#[test]
+fn functions_registered_with_atexit_run_after_the_last_program_and_not_before() {
+    let mut python = python();
+    let program = "import atexit\natexit.register(print, 'bye')\nclass Noisy:\n    def __del__(self): print('deleted')\nnoisy = Noisy()";
+    python.run(program).is_clean(0, "");
+    let outcome = python.run_last("import sys\nprint('last')\nsys.exit(7)");
+    let End::Died(status) = outcome.end else { panic!("it was reported") };
+    assert_eq!((status.code(), &outcome.stdout[..]), (Some(7), "last\nbye\ndeleted\n"), "{}", outcome.stderr);
+}
+
+#[test]
+fn workers_of_every_kind_run_what_the_program_defined() {
+    let mut python = python();
+    let define = "import multiprocessing\nclass Point:\n    def __init__(self, x): self.x = x\ndef double(p): return Point(2 * p.x)";
+    python.run(define).is_clean(0, "");
+    assert_eq!(
+        python.run("import sys; sys.exit('cloudpickle' in sys.modules)").end,
+        End::Done(0),
+        "it is imported lazily"
+    );
+    for method in ["fork", "spawn", "forkserver"] {
+        let program = format!(
+            "with multiprocessing.get_context('{method}').Pool(2) as pool:\n    \
+             later = lambda p: double(p)\n    \
+             points = pool.map(double, [Point(1), Point(2)]) + pool.map(later, [Point(3)])\n    \
+             print([p.x for p in points], all(type(p) is Point for p in points))"
+        );
+        python.run(&program).is_clean(0, "[2, 4, 6] True\n");
+    }
+}
+
+#[test]
+fn a_module_that_was_written_a_moment_ago_can_be_imported() {
+    let mut python = python();
+    python.run("try: import mine\nexcept ImportError: print('none')").is_clean(0, "none\n");
+    python.run("with open('mine.py', 'w') as f: print('x = 5', file=f)").is_clean(0, "");
+    python.run("import mine; print(mine.x)").is_clean(0, "5\n");
 }
 
 #[test]

@@ -102,3 +102,34 @@ fn variables_are_there_for_their_execution() {
 fn a_program_that_becomes_another_is_over_when_that_is() {
     assert_eq!(died_with(&shell().run("exec sh -c 'exit 6'").end), Some(6));
 }
+
+#[test]
+fn streams_that_a_program_closed_or_redirected_are_whole_for_the_next_one() {
+    let mut shell = shell();
+    for program in ["exec >/dev/null 2>&1", "exec 1>&- 2>&- 0<&-", "exec >/dev/null; trap 'echo hidden' EXIT"] {
+        assert_eq!(shell.run(program).end, End::Done(0), "{program}");
+        let outcome = shell.run("echo out; echo err >&2; wc -c");
+        assert_eq!((&outcome.stdout[..], &outcome.stderr[..]), ("out\n0\n", "err\n"), "{program}");
+    }
+}
+
+#[test]
+fn functions_in_the_names_of_what_the_wrapper_calls_do_not_reach_it() {
+    let mut shell = shell();
+    let liars = "for f in read source printf exit return unset set trap export mapfile declare test '[' builtin; do\n\
+                 eval \"function $f { echo liar; }\"\ndone";
+    shell.run(liars).is_clean(0, "");
+    shell.run("read; builtin echo fine; exit 3").is_clean(0, "liar\nfine\nliar\n");
+    shell.run("unset -f read exit trap; (exit 3)").is_clean(3, "");
+    shell.run("trap 'echo child' CHLD; /bin/true").is_clean(0, "child\n");
+    shell.run("command true").is_clean(0, "");
+}
+
+#[test]
+fn whatever_breaks_the_shell_its_code_is_the_programs() {
+    for program in
+        ["set -n", "enable -n builtin; (exit 0)", "for f in /proc/self/fd/*; do f=${f##*/}; exec {f}>&-; done; true"]
+    {
+        assert_eq!(died_with(&shell().run(program).end), Some(0), "{program}");
+    }
+}
