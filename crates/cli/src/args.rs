@@ -14,14 +14,22 @@ use clap::{
 };
 use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 
-use crate::{exit::Status, failure::Failure, print};
+use crate::{
+    exit::Status,
+    failure::Failure,
+    files::{DownloadSpec, UploadSpec},
+    print,
+};
 
 const RUN_NOTES: &str = "\
 A SOURCE is `-` (standard input), a file that exists, or else code. Without any, code is read from standard input. Several \
 sources run at the same time, each in a VM of its own; their outputs follow each other in the order given.
 
+GUEST is relative to the home directory, /home/user. Without it, or after `LOCAL:`, a file keeps its name; a name that ends \
+with `/` is a directory to put it into. The last colon separates.
+
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
-125 the sandbox failed; 130 interrupted. Of several sources the first that did not succeed decides.";
+125 the sandbox or a download failed; 130 interrupted. Of several sources the first that did not succeed decides.";
 
 const KILL_NOTES: &str = "\
 The processes of a VM are killed and confirmed dead, and nothing of it is left. Who ran a program in it is told that it may \
@@ -103,6 +111,12 @@ pub(crate) struct RunArgs {
     /// An environment variable of the programs; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Put a file or directory into each VM before its program runs; may be repeated
+    #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
+    pub(crate) upload: Vec<UploadSpec>,
+    /// Fetch a file or directory after the program, even if it failed; may be repeated
+    #[arg(long, value_name = "GUEST[:LOCAL]", value_parser = DownloadSpec::parse)]
+    pub(crate) download: Vec<DownloadSpec>,
     /// Print one JSON object (an array for several sources) at the end
     #[arg(long)]
     pub(crate) json: bool,

@@ -68,6 +68,15 @@ fn a_source_that_cannot_be_meant_is_refused() {
 }
 
 #[test]
+fn files_that_cannot_be_meant_are_refused_before_anything_is_started() {
+    insta::assert_snapshot!("upload_missing", page(&["--upload", "no/such.csv", "1"]));
+    insta::assert_snapshot!("upload_leads_out", page(&["--upload", "a:../b", "1"]));
+    insta::assert_snapshot!("download_absolute", page(&["--download", "/etc/passwd", "1"]));
+    insta::assert_snapshot!("download_of_several", page(&["--download", "a", "-c", "1", "-c", "2"]));
+    insta::assert_snapshot!("download_nowhere", page(&["--download", "a:no/such/b", "1"]));
+}
+
+#[test]
 fn refusals_are_json_when_json_was_asked_for() {
     let (code, value) = json(&["--json", "scirpt.py"]);
     assert_eq!((code, value["error"]["kind"].as_str()), (2, Some("usage")));
