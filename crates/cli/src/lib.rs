@@ -23,6 +23,7 @@ mod ps;
 mod run;
 mod scheduled;
 mod sequence;
+mod shell;
 mod source;
 mod table;
 
@@ -47,6 +48,7 @@ fn execute(command: Command) -> Result<Status, Failure> {
     log::start()?;
     match command {
         Command::Run(args) => run::run(args),
+        Command::Shell(args) => shell::run(args),
         Command::Ps(args) => ps::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Gc(args) => gc::run(&args),

@@ -15,6 +15,10 @@ use crate::{
     sequence::{Sequence, Step},
 };
 
+/// Pieces of output that wait for the printer. A piece is at most a frame of the wire, so this bounds memory, and a slow
+/// reader of our output slows the program down instead of filling it.
+pub(crate) const PIECES_IN_FLIGHT: usize = 16;
+
 /// Something that happened to a source, which is named by its number.
 #[derive(Debug)]
 pub(crate) enum Event {

@@ -16,17 +16,13 @@ use crate::{
     json::{Failed, Ran},
     meter::Meter,
     print,
-    printer::{Ending, Event, Printer, View},
+    printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
     progress::Progress,
     scheduled::scheduled,
     source::{self, Source},
 };
 
 mod with_files;
-
-/// Pieces of output that wait for the printer. A piece is at most a frame of the wire, so this bounds memory, and a slow
-/// reader of our output slows the program down instead of filling it.
-const PIECES_IN_FLIGHT: usize = 16;
 
 /// A JSON array has one of these for each source.
 #[derive(Serialize)]

@@ -46,6 +46,7 @@ fn json(words: &[&str]) -> (i32, serde_json::Value) {
 fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help", page(&["--help"]));
     insta::assert_snapshot!("help_run", page(&["run", "--help"]));
+    insta::assert_snapshot!("help_shell", page(&["shell", "--help"]));
     insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
     insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));

@@ -11,13 +11,13 @@ use exec_sandbox::{ErrorKind, ExecRequest, Outcome, Output, QemuVm, RunRequest, 
 use futures_util::future;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Done, Feed, PIECES_IN_FLIGHT};
+use super::{Done, Feed};
 use crate::{
     failure::Failure,
     files::{self, DownloadSpec, Plan},
     meter::Meter,
     print,
-    printer::Event,
+    printer::{Event, PIECES_IN_FLIGHT},
     progress::Progress,
 };
 
