@@ -3,7 +3,8 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::PermissionsExt, process::ExitStatusExt},
+    path::Path,
     process::{Child, Output, Stdio},
     time::{Duration, Instant},
 };
@@ -218,7 +219,7 @@ enum Damage {
 }
 
 /// The real image in a store of its own, with one blob damaged. The others are hard links: nothing here writes to them.
-fn copy_image(to: &std::path::Path, role: &str, damage: Damage) {
+fn copy_image(to: &Path, role: &str, damage: Damage) {
     let config = exec_sandbox::SchedulerConfig::default();
     let image =
         exec_sandbox::images(&config).expect("images can be listed").into_iter().find(|image| image.name == "standard");
@@ -276,4 +277,149 @@ fn the_boot_log_is_shown_on_standard_error_when_it_is_asked_for() {
     let output = sbx(&world, &["run", "--debug", "-c", "print('out')"]);
     assert_eq!(text(&output.stdout), "out\n");
     assert!(text(&output.stderr).contains("Linux version"), "{}", text(&output.stderr));
+}
+
+/// Bytes that no two files share and that do not compress: an xorshift from `seed`.
+fn noise(size: usize, seed: u64) -> Vec<u8> {
+    let mut state = seed | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    (0..size.div_ceil(8)).flat_map(|_| next()).take(size).collect()
+}
+
+/// What the tests with files send and fetch.
+struct Files(tempfile::TempDir);
+
+impl Files {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary directory"))
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, content: &[u8]) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().expect("it is in the directory")).expect("it can be made");
+        fs::write(path, content).expect("it can be written");
+    }
+
+    fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    fn sbx(&self, world: &World, args: &[&str]) -> Output {
+        world.sbx().args(args).current_dir(self.0.path()).stdin(Stdio::null()).output().expect("sbx starts")
+    }
+}
+
+fn is_executable(path: &Path) -> bool {
+    fs::metadata(path).expect("it is there").permissions().mode() & 0o100 != 0
+}
+
+#[test]
+fn files_go_in_before_the_program_and_come_out_after_it() {
+    let (world, files) = (World::new(), Files::new());
+    files.write("in.bin", &noise(3 << 20, 1));
+    let code = "data = open('in.bin','rb').read(); open('out.bin','wb').write(data[::-1]); print(len(data))";
+    let output = files.sbx(&world, &["run", "--upload", "in.bin", "--download", "out.bin:back.bin", "-c", code]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), format!("{}\n", 3 << 20));
+    let mut back = files.read("back.bin");
+    back.reverse();
+    assert!(back == files.read("in.bin"), "the bytes are not the same");
+    world.assert_empty(world.vms());
+}
+
+#[test]
+fn a_tree_comes_back_as_it_went() {
+    let (world, files) = (World::new(), Files::new());
+    let tree: [(&str, Vec<u8>); 5] = [
+        ("empty", Vec::new()),
+        ("grüße 🎈/日本語.txt", b"unicode".to_vec()),
+        ("deep/er/and/deeper/x", vec![0]),
+        ("big.bin", noise(3 << 20, 2)),
+        ("run.sh", b"#!/bin/sh\necho ran\n".to_vec()),
+    ];
+    for (name, content) in &tree {
+        files.write(&format!("tree/{name}"), content);
+    }
+    fs::create_dir(files.path("tree/nothing")).expect("it can be made");
+    fs::set_permissions(files.path("tree/run.sh"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let args = ["run", "-l", "raw", "--upload", "tree:sent/", "--download", "sent/tree:back", "-c", "sent/tree/run.sh"];
+    let output = files.sbx(&world, &args);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "ran\n"), "{}", text(&output.stderr));
+    for (name, content) in &tree {
+        assert!(files.read(&format!("back/{name}")) == *content, "{name} is not the same");
+        assert_eq!(is_executable(&files.path(&format!("back/{name}"))), *name == "run.sh", "{name}");
+    }
+    assert!(files.path("back/nothing").is_dir());
+}
+
+#[test]
+fn a_download_of_what_is_not_there_fails_by_name_and_keeps_what_the_program_said_and_the_other_files() {
+    let (world, files) = (World::new(), Files::new());
+    let code = "open('there','w').write('yes'); print('said')";
+    let output = files.sbx(&world, &["run", "--download", "missing", "--download", "there", "-c", code]);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(125), "said\n"), "{said}");
+    assert!(said.contains("downloading missing"), "{said}");
+    assert_eq!(files.read("there"), b"yes");
+
+    let args = ["run", "--json", "--download", "missing", "-c", "import sys; print('said'); sys.exit(7)"];
+    let output = files.sbx(&world, &args);
+    assert_eq!(output.status.code(), Some(7), "the program's own failure decides");
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
+    assert_eq!((&json["exit_code"], &json["stdout"]), (&7.into(), &"said\n".into()), "{json}");
+    assert_eq!(json["download_errors"][0]["kind"], "file_not_found", "{json}");
+    assert!(json["timing"]["teardown_ms"].as_f64().is_some_and(|teardown| teardown > 0.0), "{json}");
+    assert!(json["timing"]["guest_wait_ms"].is_null(), "{json}");
+    world.assert_empty([json["vm_id"].as_str().expect("it is text")]);
+}
+
+#[test]
+fn files_come_out_of_a_program_that_failed_or_was_ended_in_time() {
+    let (world, files) = (World::new(), Files::new());
+    let failing = "open('log','w').write('before'); import sys; sys.exit(3)";
+    let output = files.sbx(&world, &["run", "--download", "log:failed", "-c", failing]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));
+    assert_eq!(files.read("failed"), b"before");
+    let endless = "f = open('log','w'); f.write('before'); f.close()\nwhile True: pass";
+    let output = files.sbx(&world, &["run", "-t", "2", "--download", "log:ended", "-c", endless]);
+    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
+    assert_eq!(files.read("ended"), b"before");
+}
+
+#[test]
+fn links_of_a_guest_lead_nowhere_on_this_host() {
+    let (world, files) = (World::new(), Files::new());
+    let code = "mkdir out; ln -s /etc out/etc; ln -s / out/root; mkfifo out/fifo; echo kept > out/file";
+    let output = files.sbx(&world, &["run", "-l", "raw", "--download", "out", "-c", code]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let names: Vec<_> =
+        fs::read_dir(files.path("out")).expect("it is there").map(|entry| entry.expect("it is").file_name()).collect();
+    assert_eq!(names, ["file"]);
+    // What is called a file and leads out of the home directory is the guest's refusal.
+    let code = "ln -s /etc/passwd out";
+    let output = files.sbx(&world, &["run", "-l", "raw", "--download", "out:passwd", "-c", code]);
+    assert_eq!(output.status.code(), Some(125), "{}", text(&output.stderr));
+    assert!(!files.path("passwd").exists());
+}
+
+#[test]
+fn what_cannot_be_uploaded_is_refused_and_several_sources_get_what_can() {
+    let (world, files) = (World::new(), Files::new());
+    let output = files.sbx(&world, &["run", "--upload", "missing", "-c", "1"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("--upload missing"), "{}", text(&output.stderr));
+    files.write("shared", b"both");
+    let code = "print(open('shared').read())";
+    let output = files.sbx(&world, &["run", "--upload", "shared", "-c", code, "-c", code]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout).matches("both\n").count(), 2, "{}", text(&output.stdout));
 }

@@ -14,14 +14,30 @@ use clap::{
 };
 use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 
-use crate::{exit::Status, failure::Failure, print};
+use crate::{
+    exit::Status,
+    failure::Failure,
+    files::{DownloadSpec, UploadSpec},
+    print,
+    source::DEFAULT_LANGUAGE,
+};
 
 const RUN_NOTES: &str = "\
 A SOURCE is `-` (standard input), a file that exists, or else code. Without any, code is read from standard input. Several \
 sources run at the same time, each in a VM of its own; their outputs follow each other in the order given.
 
+GUEST is relative to the home directory, /home/user. Without it, or after `LOCAL:`, a file keeps its name; a name that ends \
+with `/` is a directory to put it into. The last colon separates.
+
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
-125 the sandbox failed; 130 interrupted. Of several sources the first that did not succeed decides.";
+125 the sandbox or a download failed; 130 interrupted. Of several sources the first that did not succeed decides.";
+
+const SHELL_NOTES: &str = "\
+On a terminal a block is executed when it is whole; one of Python that can go on ends with an empty line. Ctrl-C interrupts a \
+program, once more ends it; Ctrl-D ends the shell; `:help` says what else there is. From a pipe blocks are executed in order, \
+without a prompt.
+
+Exit code: 0 on a terminal; else that of the last block that failed, or 0; 2 wrong usage; 125 the sandbox failed.";
 
 const KILL_NOTES: &str = "\
 The processes of a VM are killed and confirmed dead, and nothing of it is left. Who ran a program in it is told that it may \
@@ -54,6 +70,9 @@ pub(crate) enum Command {
     /// Run code, each source in a fresh VM
     #[command(after_help = RUN_NOTES)]
     Run(RunArgs),
+    /// Run code block by block in one VM that keeps what it holds
+    #[command(after_help = SHELL_NOTES)]
+    Shell(ShellArgs),
     /// List the VMs on this host, whoever started them
     Ps(PsArgs),
     /// End VMs
@@ -103,6 +122,12 @@ pub(crate) struct RunArgs {
     /// An environment variable of the programs; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Put a file or directory into each VM before its program runs; may be repeated
+    #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
+    pub(crate) upload: Vec<UploadSpec>,
+    /// Fetch a file or directory after the program, even if it failed; may be repeated
+    #[arg(long, value_name = "GUEST[:LOCAL]", value_parser = DownloadSpec::parse)]
+    pub(crate) download: Vec<DownloadSpec>,
     /// Print one JSON object (an array for several sources) at the end
     #[arg(long)]
     pub(crate) json: bool,
@@ -117,6 +142,33 @@ pub(crate) struct RunArgs {
     /// Sources and `-c` in the order in which they were typed.
     #[arg(skip)]
     pub(crate) typed: Vec<Typed>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// Language of the session [default: python]
+    #[arg(short, long, value_name = "NAME", value_parser = language())]
+    language: Option<Language>,
+    /// Seconds that each block may run, 1 to 300 [default: 30]
+    #[arg(short, long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Option<Duration>,
+    /// Seconds without anything to do after which the VM ends, 10 to 3600 [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Memory of the VM in MiB, at least 128 [default: 192]
+    #[arg(short, long, value_name = "MIB")]
+    pub(crate) memory: Option<u32>,
+    /// An environment variable of every block; may be repeated
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Put a file or directory into the VM first; may be repeated
+    #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
+    pub(crate) upload: Vec<UploadSpec>,
+    /// No progress and no notes
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
 }
 
 /// A source as it was typed.
@@ -291,6 +343,12 @@ impl HostArgs {
             config.image.clone_from(image);
         }
         config
+    }
+}
+
+impl ShellArgs {
+    pub(crate) fn language(&self) -> Language {
+        self.language.unwrap_or(DEFAULT_LANGUAGE)
     }
 }
 

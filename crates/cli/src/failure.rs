@@ -17,6 +17,8 @@ pub(crate) enum Failure {
     Sandbox(exec_sandbox::Error),
     /// The host refused something that `sbx` itself needs.
     Host { doing: &'static str, cause: io::Error },
+    /// A file did not get to its destination.
+    Transfer { doing: String, cause: Box<Self> },
     /// A program that `sbx bench` brings along did not do what it does.
     Bench(String),
     /// The user, or the system, wants `sbx` to end.
@@ -47,6 +49,11 @@ impl Failure {
         Self::Host { doing, cause }
     }
 
+    /// `cause` befell what `doing` names.
+    pub(crate) fn transfer(doing: impl Into<String>, cause: impl Into<Self>) -> Self {
+        Self::Transfer { doing: doing.into(), cause: Box::new(cause.into()) }
+    }
+
     /// What went wrong with standard output.
     pub(crate) fn output(cause: io::Error) -> Self {
         if cause.kind() == io::ErrorKind::BrokenPipe {
@@ -69,6 +76,12 @@ impl Failure {
             Self::Host { doing, cause } => {
                 Explanation { causes: vec![cause.to_string()], ..plain("io", (*doing).to_owned()) }
             }
+            Self::Transfer { doing, cause } => {
+                let mut explanation = cause.explain();
+                let nearest = std::mem::replace(&mut explanation.message, doing.clone());
+                explanation.causes.insert(0, nearest);
+                explanation
+            }
             Self::Bench(message) => plain("bench", message.clone()),
             Self::Interrupted(signal) => plain("interrupted", format!("ended by {}", signal.name())),
             Self::BrokenPipe => plain("broken_pipe", "nobody reads standard output".into()),
@@ -81,6 +94,7 @@ impl Failure {
             Self::Clap(error) if error.use_stderr() => Status::USAGE,
             Self::Clap(_) => Status::SUCCESS,
             Self::Sandbox(error) => error.kind().into(),
+            Self::Transfer { cause, .. } => cause.status(),
             Self::Host { .. } | Self::Bench(_) => Status::SANDBOX,
             Self::Interrupted(signal) => signal.status(),
             Self::BrokenPipe => Status::broken_pipe(),
@@ -120,6 +134,16 @@ mod tests {
     fn a_refused_command_line_is_explained_in_one_line() {
         let rendered = "error: invalid value 'x' for '--memory <MIB>'\n  [possible values: a]\n\nUsage: sbx run\n";
         assert_eq!(first_paragraph(rendered), "invalid value 'x' for '--memory <MIB>' [possible values: a]");
+    }
+
+    #[test]
+    fn a_file_that_did_not_arrive_is_named_before_the_reason_which_decides_the_exit_code() {
+        let cause = || Failure::host("writing out.csv", io::ErrorKind::StorageFull.into());
+        let failure = Failure::transfer("downloading out.csv", cause());
+        let told = failure.explain();
+        assert_eq!((told.kind, told.message.as_str()), ("io", "downloading out.csv"));
+        assert_eq!(told.causes[0], "writing out.csv");
+        assert_eq!(failure.status(), cause().status());
     }
 
     #[test]

@@ -17,7 +17,8 @@ pub(crate) enum Signal {
 
 /// Listens for as long as it lives; a signal that nobody waits for is kept.
 pub(crate) struct Interrupts {
-    interrupt: unix::Signal,
+    /// `None`: Ctrl-C has another meaning.
+    interrupt: Option<unix::Signal>,
     terminate: unix::Signal,
     hangup: unix::Signal,
 }
@@ -43,21 +44,33 @@ impl Signal {
 impl Interrupts {
     /// Takes the signals over from the system's default, which ends the process on the spot.
     pub(crate) fn listen() -> Result<Self, Failure> {
-        let listen = |kind| unix::signal(kind).map_err(|error| Failure::host("listening for signals", error));
-        Ok(Self {
-            interrupt: listen(SignalKind::interrupt())?,
-            terminate: listen(SignalKind::terminate())?,
-            hangup: listen(SignalKind::hangup())?,
-        })
+        Ok(Self { interrupt: Some(listen(SignalKind::interrupt())?), ..Self::but_for_the_keyboard()? })
+    }
+
+    /// The same without Ctrl-C.
+    pub(crate) fn but_for_the_keyboard() -> Result<Self, Failure> {
+        let (terminate, hangup) = (listen(SignalKind::terminate())?, listen(SignalKind::hangup())?);
+        Ok(Self { interrupt: None, terminate, hangup })
     }
 
     /// The next signal.
     pub(crate) async fn next(&mut self) -> Signal {
         tokio::select! {
-            _ = self.interrupt.recv() => Signal::Interrupt,
+            () = received(self.interrupt.as_mut()) => Signal::Interrupt,
             _ = self.terminate.recv() => Signal::Terminate,
             _ = self.hangup.recv() => Signal::Hangup,
         }
+    }
+}
+
+fn listen(kind: SignalKind) -> Result<unix::Signal, Failure> {
+    unix::signal(kind).map_err(|error| Failure::host("listening for signals", error))
+}
+
+async fn received(signal: Option<&mut unix::Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

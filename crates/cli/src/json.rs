@@ -22,6 +22,9 @@ pub(crate) struct Ran<'a> {
     usage: UsageFigures,
     vm_id: &'a str,
     accelerator: &'a str,
+    /// Downloads that failed after it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) download_errors: Vec<Explanation>,
 }
 
 /// Something that failed, and to which source it happened if it did not happen to all.
@@ -35,10 +38,10 @@ pub(crate) struct Failed<'a> {
 /// [`Timing`] in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct TimingMs {
-    admission_ms: f64,
-    prepare_ms: f64,
-    spawn_ms: f64,
-    guest_wait_ms: f64,
+    admission_ms: Option<f64>,
+    prepare_ms: Option<f64>,
+    spawn_ms: Option<f64>,
+    guest_wait_ms: Option<f64>,
     execute_ms: f64,
     teardown_ms: f64,
     total_ms: f64,
@@ -69,17 +72,25 @@ impl<'a> Ran<'a> {
             usage: (&outcome.usage).into(),
             vm_id: &outcome.vm_id,
             accelerator,
+            download_errors: Vec::new(),
         }
+    }
+
+    /// Its VM was started apart from it, so the phases of that start were not measured.
+    pub(crate) fn without_boot(mut self) -> Self {
+        let TimingMs { admission_ms, prepare_ms, spawn_ms, guest_wait_ms, .. } = &mut self.timing;
+        (*admission_ms, *prepare_ms, *spawn_ms, *guest_wait_ms) = (None, None, None, None);
+        self
     }
 }
 
 impl From<&Timing> for TimingMs {
     fn from(timing: &Timing) -> Self {
         Self {
-            admission_ms: ms(timing.admission),
-            prepare_ms: ms(timing.prepare),
-            spawn_ms: ms(timing.spawn),
-            guest_wait_ms: ms(timing.guest_wait),
+            admission_ms: Some(ms(timing.admission)),
+            prepare_ms: Some(ms(timing.prepare)),
+            spawn_ms: Some(ms(timing.spawn)),
+            guest_wait_ms: Some(ms(timing.guest_wait)),
             execute_ms: ms(timing.execute),
             teardown_ms: ms(timing.teardown),
             total_ms: ms(timing.total),
@@ -147,6 +158,7 @@ mod tests {
             usage: (&Usage::default()).into(),
             vm_id: "vm-1",
             accelerator: "tcg",
+            download_errors: Vec::new(),
         };
         insta::assert_snapshot!("ran", serde_json::to_string_pretty(&ran).expect("it is JSON"));
         let error = Explanation { kind: "vm", message: "starting".into(), causes: vec!["gone".into()], remedy: None };

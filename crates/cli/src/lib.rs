@@ -8,18 +8,22 @@ mod bench;
 mod doctor;
 mod exit;
 mod failure;
+mod files;
 mod gc;
 mod image;
 mod interrupt;
 mod json;
 mod kill;
 mod log;
+mod meter;
 mod print;
+mod printer;
 mod progress;
 mod ps;
 mod run;
 mod scheduled;
 mod sequence;
+mod shell;
 mod source;
 mod table;
 
@@ -44,6 +48,7 @@ fn execute(command: Command) -> Result<Status, Failure> {
     log::start()?;
     match command {
         Command::Run(args) => run::run(args),
+        Command::Shell(args) => shell::run(args),
         Command::Ps(args) => ps::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Gc(args) => gc::run(&args),

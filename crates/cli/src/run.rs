@@ -2,28 +2,27 @@
 
 use std::io::{self, IsTerminal as _};
 
-use exec_sandbox::{Error, Outcome, Output, Scheduler};
+use exec_sandbox::{Outcome, Output, Scheduler};
 use futures_util::future;
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use self::printer::{Ending, Event, Printer, View};
+use self::with_files::Files;
 use crate::{
     args::RunArgs,
     exit::Status,
     failure::Failure,
+    files::{self, Plan},
     json::{Failed, Ran},
+    meter::Meter,
     print,
+    printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
     progress::Progress,
     scheduled::scheduled,
     source::{self, Source},
 };
 
-mod printer;
-
-/// Pieces of output that wait for the printer. A piece is at most a frame of the wire, so this bounds memory, and a slow
-/// reader of our output slows the program down instead of filling it.
-const PIECES_IN_FLIGHT: usize = 16;
+mod with_files;
 
 /// A JSON array has one of these for each source.
 #[derive(Serialize)]
@@ -33,23 +32,41 @@ enum Entry<'a> {
     Failed(Failed<'a>),
 }
 
+/// What came of one source.
+#[derive(Debug)]
+struct Done {
+    result: Result<Outcome, Failure>,
+    /// Downloads that failed after the program. They are tried whatever came of it.
+    downloads: Vec<Failure>,
+}
+
 /// Runs what was typed.
 pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
     let wants_notes = io::stderr().is_terminal() && !args.quiet;
+    let wants_progress = wants_notes && !args.json;
     if wants_notes && source::reads_stdin(&args.typed) && io::stdin().is_terminal() {
         print::note("reading code from standard input; Ctrl-D ends it");
     }
+    files::check(&args.download, args.typed.len())?;
+    let plan = Plan::of(&args.upload)?;
+    if wants_notes && plan.left_out > 0 {
+        print::note(&format!("{} links and devices are not uploaded", plan.left_out));
+    }
     let sources = source::resolve(&args.typed, args.language, &mut io::stdin().lock())?;
     crate::block_on(async move {
-        let progress = Progress::start("checking QEMU and the image", wants_notes);
+        let progress = Progress::start("checking QEMU and the image", wants_progress);
         scheduled(args.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
             progress.say(&format!("running in a VM ({})", scheduler.facts().accelerator));
+            let total = plan.bytes.saturating_mul(sources.len() as u64);
+            let uploads = Meter::new(progress.clone(), "uploading", total);
+            let files =
+                Files { plan: &plan, uploads: &uploads, downloads: &args.download, wants_progress, wants_notes };
             let view = View { wants_notes, programs: !args.json, progress: progress.clone() };
-            let results = run_all(scheduler, &args, &sources, view).await?;
+            let done = run_all(scheduler, &args, &sources, files, view).await?;
             if args.json {
-                print_json(&sources, &results, &scheduler.facts().accelerator)?;
+                print_json(&sources, &done, files.any(), &scheduler.facts().accelerator)?;
             }
-            Ok(Status::first_failure(results.iter().map(status)))
+            Ok(Status::first_failure(done.iter().flat_map(Done::statuses)))
         })
         .await
     })
@@ -59,68 +76,103 @@ async fn run_all(
     scheduler: &Scheduler,
     args: &RunArgs,
     sources: &[Source],
+    files: Files<'_>,
     view: View,
-) -> Result<Vec<Result<Outcome, Error>>, Failure> {
+) -> Result<Vec<Done>, Failure> {
     let (events, feed) = mpsc::channel(PIECES_IN_FLIGHT);
     let labels = sources.iter().map(|source| source.label.clone()).collect();
     let mut printer = Printer::start(feed, labels, view)?;
-    let runs =
-        sources.iter().enumerate().map(|(number, source)| run_one(scheduler, args, source, number, events.clone()));
+    let runs = sources.iter().enumerate().map(|(number, source)| {
+        let feed = Feed { number, events: events.clone() };
+        run_one(scheduler, args, source, files, feed)
+    });
     let runs = future::join_all(runs);
     drop(events);
-    let results = tokio::select! {
-        results = runs => results,
+    let done = tokio::select! {
+        done = runs => done,
         // The printer outlives the runs unless it failed.
         ended = printer.ended() => return Err(ended.err().unwrap_or(Failure::BrokenPipe)),
     };
     printer.ended().await?;
-    Ok(results)
+    Ok(done)
 }
 
-async fn run_one(
-    scheduler: &Scheduler,
-    args: &RunArgs,
-    source: &Source,
+async fn run_one(scheduler: &Scheduler, args: &RunArgs, source: &Source, files: Files<'_>, feed: Feed) -> Done {
+    let request = args.request(source.language, &source.code);
+    let done = if files.any() {
+        with_files::run(scheduler, request, files, &feed).await
+    } else {
+        let (pieces, arriving) = mpsc::channel(PIECES_IN_FLIGHT);
+        let (result, ()) = future::join(scheduler.run_streaming(request, pieces), feed.forward(arriving)).await;
+        Done { result: result.map_err(Failure::from), downloads: Vec::new() }
+    };
+    let failures = done.result.as_ref().err().into_iter().chain(&done.downloads).map(Failure::explain).collect();
+    let exit = done.result.as_ref().ok().map(|outcome| outcome.exit);
+    // A printer that is gone has said why; its failure ends the whole run.
+    let _ = feed.events.send(Event::End(feed.number, Ending { exit, failures })).await;
+    done
+}
+
+/// The way of one source to the printer.
+#[derive(Debug)]
+struct Feed {
     number: usize,
     events: mpsc::Sender<Event>,
-) -> Result<Outcome, Error> {
-    let (pieces, mut arriving) = mpsc::channel::<Output>(PIECES_IN_FLIGHT);
-    let forward = async {
+}
+
+impl Feed {
+    /// Passes on all that arrives.
+    async fn forward(&self, mut arriving: mpsc::Receiver<Output>) {
         while let Some(piece) = arriving.recv().await {
-            if events.send(Event::Piece(number, piece)).await.is_err() {
+            if self.events.send(Event::Piece(self.number, piece)).await.is_err() {
                 break;
             }
         }
-    };
-    let run = scheduler.run_streaming(args.request(source.language, &source.code), pieces);
-    let (result, ()) = future::join(run, forward).await;
-    let ending = match &result {
-        Ok(outcome) => Ending::Exit(outcome.exit),
-        Err(error) => Ending::Failed(error.into()),
-    };
-    // A printer that is gone has said why; its failure ends the whole run.
-    let _ = events.send(Event::End(number, ending)).await;
-    result
-}
-
-fn status(result: &Result<Outcome, Error>) -> Status {
-    match result {
-        Ok(outcome) => outcome.exit.into(),
-        Err(error) => error.kind().into(),
     }
 }
 
-fn print_json(sources: &[Source], results: &[Result<Outcome, Error>], accelerator: &str) -> Result<(), Failure> {
+impl Done {
+    /// What decides the exit code: the program first, then its files.
+    fn statuses(&self) -> impl Iterator<Item = Status> {
+        let program = match &self.result {
+            Ok(outcome) => outcome.exit.into(),
+            Err(failure) => failure.status(),
+        };
+        // What the guest calls a wrong path was a path of the command line, which is beyond being wrong when the program has run.
+        std::iter::once(program).chain(self.downloads.iter().map(|_| Status::SANDBOX))
+    }
+}
+
+fn print_json(sources: &[Source], done: &[Done], with_files: bool, accelerator: &str) -> Result<(), Failure> {
     let entries: Vec<Entry<'_>> = sources
         .iter()
-        .zip(results)
-        .map(|(source, result)| match result {
-            Ok(outcome) => Entry::Ran(Box::new(Ran::new(&source.label, source.language, outcome, accelerator))),
-            Err(error) => Entry::Failed(Failed { source: Some(&source.label), error: error.into() }),
+        .zip(done)
+        .map(|(source, done)| match &done.result {
+            Ok(outcome) => {
+                let ran = Ran::new(&source.label, source.language, outcome, accelerator);
+                let mut ran = if with_files { ran.without_boot() } else { ran };
+                ran.download_errors = done.downloads.iter().map(Failure::explain).collect();
+                Entry::Ran(Box::new(ran))
+            }
+            Err(failure) => Entry::Failed(Failed { source: Some(&source.label), error: failure.explain() }),
         })
         .collect();
     match entries.as_slice() {
         [one] => print::json(one),
         several => print::json(&several),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_did_not_run_decides_before_its_downloads() {
+        let failed = || Failure::host("working on files in the guest", io::ErrorKind::NotFound.into());
+        let usage = Failure::usage("wrong", "right");
+        let done = Done { result: Err(usage), downloads: vec![failed()] };
+        assert_eq!(Status::first_failure(done.statuses()), Status::USAGE);
+        assert_eq!(done.statuses().last(), Some(Status::SANDBOX));
     }
 }

@@ -18,7 +18,17 @@ pub(crate) async fn scheduled<T>(
     wants_notes: bool,
     work: impl AsyncFnOnce(&Scheduler) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
-    let mut interrupts = Interrupts::listen()?;
+    scheduled_until(Interrupts::listen()?, config, progress, wants_notes, work).await
+}
+
+/// The same, until one of `interrupts` comes.
+pub(crate) async fn scheduled_until<T>(
+    mut interrupts: Interrupts,
+    config: SchedulerConfig,
+    progress: &Progress,
+    wants_notes: bool,
+    work: impl AsyncFnOnce(&Scheduler) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let scheduler = tokio::select! {
         started = Scheduler::start(config) => started,
         signal = interrupts.next() => return cancelled(signal, progress),

@@ -15,7 +15,7 @@ use exec_sandbox::Language;
 use crate::{args::Typed, failure::Failure};
 
 /// The language of code that says nothing about itself.
-const DEFAULT_LANGUAGE: Language = Language::Python;
+pub(crate) const DEFAULT_LANGUAGE: Language = Language::Python;
 
 /// Most bytes that are read of one source: more than the longest program that is accepted, so that the library says what is
 /// wrong with a long one, and little enough that an endless one (`/dev/zero`) is noticed.

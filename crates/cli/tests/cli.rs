@@ -46,6 +46,7 @@ fn json(words: &[&str]) -> (i32, serde_json::Value) {
 fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help", page(&["--help"]));
     insta::assert_snapshot!("help_run", page(&["run", "--help"]));
+    insta::assert_snapshot!("help_shell", page(&["shell", "--help"]));
     insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
     insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
@@ -65,6 +66,15 @@ fn a_source_that_cannot_be_meant_is_refused() {
     insta::assert_snapshot!("missing_file", page(&["run", "scirpt.py"]));
     insta::assert_snapshot!("directory", page(&["."]));
     insta::assert_snapshot!("standard_input_twice", page(&["-", "-"]));
+}
+
+#[test]
+fn files_that_cannot_be_meant_are_refused_before_anything_is_started() {
+    insta::assert_snapshot!("upload_missing", page(&["--upload", "no/such.csv", "1"]));
+    insta::assert_snapshot!("upload_leads_out", page(&["--upload", "a:../b", "1"]));
+    insta::assert_snapshot!("download_absolute", page(&["--download", "/etc/passwd", "1"]));
+    insta::assert_snapshot!("download_of_several", page(&["--download", "a", "-c", "1", "-c", "2"]));
+    insta::assert_snapshot!("download_nowhere", page(&["--download", "a:no/such/b", "1"]));
 }
 
 #[test]

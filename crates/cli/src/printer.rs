@@ -15,34 +15,41 @@ use crate::{
     sequence::{Sequence, Step},
 };
 
+/// Pieces of output that wait for the printer. A piece is at most a frame of the wire, so this bounds memory, and a slow
+/// reader of our output slows the program down instead of filling it.
+pub(crate) const PIECES_IN_FLIGHT: usize = 16;
+
 /// Something that happened to a source, which is named by its number.
 #[derive(Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Piece(usize, Output),
+    /// Something else is to be shown before the source's end: answered when its output so far is on the page, and the page at
+    /// the start of a line.
+    Pause(usize, oneshot::Sender<()>),
     End(usize, Ending),
 }
 
-/// How a source came to its end.
-#[derive(Debug)]
-pub(super) enum Ending {
-    Exit(Exit),
-    Failed(Explanation),
+/// How a source came to its end: how its program did, if it ran, and what failed besides.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    pub(crate) exit: Option<Exit>,
+    pub(crate) failures: Vec<Explanation>,
 }
 
 /// What is shown.
 #[derive(Debug)]
-pub(super) struct View {
+pub(crate) struct View {
     /// Somebody looks at standard error and wants remarks.
-    pub(super) wants_notes: bool,
+    pub(crate) wants_notes: bool,
     /// Show what the programs write. Without it only boot logs are shown.
-    pub(super) programs: bool,
+    pub(crate) programs: bool,
     /// Taken away before the first byte.
-    pub(super) progress: Progress,
+    pub(crate) progress: Progress,
 }
 
 /// The thread's handle. Letting go of it lets go of the thread, which ends with the process if its pipe is blocked.
 #[derive(Debug)]
-pub(super) struct Printer {
+pub(crate) struct Printer {
     ended: oneshot::Receiver<Result<(), Failure>>,
 }
 
@@ -60,12 +67,13 @@ struct Page {
 /// What is put in order: output, and then the end.
 enum Shown {
     Output(Output),
+    Pause(oneshot::Sender<()>),
     Ending(Ending),
 }
 
 impl Printer {
     /// Starts printing what arrives on `feed` about the sources called `labels`.
-    pub(super) fn start(mut feed: mpsc::Receiver<Event>, labels: Vec<String>, view: View) -> Result<Self, Failure> {
+    pub(crate) fn start(mut feed: mpsc::Receiver<Event>, labels: Vec<String>, view: View) -> Result<Self, Failure> {
         let (end, ended) = oneshot::channel();
         let page = Page { labels, view, turn: 0, announced: false, at_line_start: true };
         thread::Builder::new()
@@ -77,7 +85,7 @@ impl Printer {
     }
 
     /// Waits until everything is printed, or printing has failed.
-    pub(super) async fn ended(&mut self) -> Result<(), Failure> {
+    pub(crate) async fn ended(&mut self) -> Result<(), Failure> {
         let gone = |_| Err(Failure::host("printing", io::Error::other("the printer's thread panicked")));
         (&mut self.ended).await.unwrap_or_else(gone)
     }
@@ -89,6 +97,7 @@ impl Page {
         while let Some(event) = feed.blocking_recv() {
             let steps = match event {
                 Event::Piece(number, output) => sequence.piece(number, Shown::Output(output)),
+                Event::Pause(number, paused) => sequence.piece(number, Shown::Pause(paused)),
                 Event::End(number, ending) => {
                     let mut steps = sequence.piece(number, Shown::Ending(ending));
                     steps.extend(sequence.end(number));
@@ -102,16 +111,26 @@ impl Page {
                         self.announced = false;
                         self.announce()?;
                     }
-                    Step::Show(shown) => {
-                        // The first source waits with its header until there is something below it: till then there is a spinner.
-                        self.announce()?;
-                        match shown {
-                            Shown::Output(output) => self.output(&output)?,
-                            Shown::Ending(ending) => self.ending(&ending),
-                        }
-                    }
+                    Step::Show(shown) => self.show(shown)?,
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn show(&mut self, shown: Shown) -> io::Result<()> {
+        // The first source waits with its header until there is something below it: till then there is a spinner.
+        self.announce()?;
+        match shown {
+            Shown::Output(output) => self.output(&output)?,
+            Shown::Pause(paused) => {
+                self.view.progress.end();
+                self.leave_the_line();
+                self.at_line_start = true;
+                // Who asked may have been interrupted.
+                let _ = paused.send(());
+            }
+            Shown::Ending(ending) => self.ending(&ending),
         }
         Ok(())
     }
@@ -182,17 +201,15 @@ impl Page {
         }
         self.view.progress.end();
         let subject = self.several().then(|| self.label());
-        match ending {
-            Ending::Failed(explanation) => {
-                self.leave_the_line();
-                let _ = print::explanation(&mut anstream::stderr(), subject, explanation);
-            }
-            Ending::Exit(exit) if self.view.wants_notes => {
-                let Some(remark) = remark(*exit, self.several()) else { return };
-                self.leave_the_line();
-                print::note(&subject.map_or_else(|| remark.clone(), |subject| format!("{subject}: {remark}")));
-            }
-            Ending::Exit(_) => {}
+        if self.view.wants_notes
+            && let Some(remark) = ending.exit.and_then(|exit| remark(exit, self.several()))
+        {
+            self.leave_the_line();
+            print::note(&subject.map_or_else(|| remark.clone(), |subject| format!("{subject}: {remark}")));
+        }
+        for failure in &ending.failures {
+            self.leave_the_line();
+            let _ = print::explanation(&mut anstream::stderr(), subject, failure);
         }
     }
 }
