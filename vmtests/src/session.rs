@@ -47,7 +47,9 @@ impl Session {
     /// # Panics
     /// The sandbox fails.
     pub async fn run(&self, code: &str) -> Outcome {
-        self.try_run(code, None).await.unwrap_or_else(|error| panic!("{code}: {error}"))
+        self.try_run(code, None)
+            .await
+            .unwrap_or_else(|error| panic!("{code}: {error}: {:?}", std::error::Error::source(&error)))
     }
 
     /// Runs a program that has a second.
@@ -56,7 +58,9 @@ impl Session {
     /// The sandbox fails.
     pub async fn run_briefly(&self, code: &str) -> Outcome {
         let second = Some(Duration::from_secs(1));
-        self.try_run(code, second).await.unwrap_or_else(|error| panic!("{code}: {error}"))
+        self.try_run(code, second)
+            .await
+            .unwrap_or_else(|error| panic!("{code}: {error}: {:?}", std::error::Error::source(&error)))
     }
 
     /// Runs a program that ends with `exit`, writes exactly `out`, and whose standard error contains `err`, or is empty if that is.

@@ -53,7 +53,7 @@ impl Desk<'_> {
         let meter = Meter::new(progress.clone(), "uploading", self.plan.bytes);
         let starting = async {
             let session = self.scheduler.session(self.request.clone()).await?;
-            files::upload(&*session, self.plan, &meter).await?;
+            files::upload(session.vm(), self.plan, &meter).await?;
             Ok(session)
         };
         self.session = Some(watched(starting, &progress, &mut self.keyboard).await?);
@@ -88,7 +88,7 @@ impl Desk<'_> {
             self.say(&format!("{} links and devices are not uploaded", plan.left_out));
         }
         let Self { session: Some(session), keyboard, .. } = self else { return Ok(()) };
-        watched(files::upload(&**session, plan, &meter), &progress, keyboard).await
+        watched(files::upload(session.vm(), plan, &meter), &progress, keyboard).await
     }
 
     pub(super) async fn download(&mut self, spec: &DownloadSpec) -> Result<(), Failure> {
@@ -97,7 +97,7 @@ impl Desk<'_> {
         let progress = Progress::start("downloading", self.wants_progress);
         let meter = Meter::new(progress.clone(), "downloading", 0);
         let Self { session: Some(session), keyboard, .. } = self else { return Ok(()) };
-        let left_out = watched(files::download(&**session, spec, &meter), &progress, keyboard).await?;
+        let left_out = watched(files::download(session.vm(), spec, &meter), &progress, keyboard).await?;
         if left_out > 0 {
             self.say(&format!("{left_out} links and devices are not downloaded"));
         }
