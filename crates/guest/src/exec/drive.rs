@@ -25,6 +25,9 @@ use crate::{
 /// Between two looks at whether the processes of a program that was asked to end have ended.
 const TREE_STEP: Duration = Duration::from_millis(10);
 
+/// How long a thousand killed processes may take to be gone.
+const GONE_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Lines on the control socket that mean nothing: so many come of clumsiness. More would keep the agent from its work, and are the end
 /// of whoever writes them.
 const MAX_BABBLE: u32 = 256;
@@ -37,6 +40,8 @@ pub(super) struct Drive<'a> {
     pub(super) commands: &'a mut mpsc::Receiver<Command>,
     pub(super) outbox: &'a Outbox,
     pub(super) group: &'a UserGroup,
+    /// All processes of the program were killed. Begins as `false`.
+    pub(super) killed: bool,
 }
 
 /// How it came to its end.
@@ -67,6 +72,7 @@ impl Drive<'_> {
     pub(super) async fn run(mut self, token: Token, dir: &Path) -> io::Result<Ended> {
         self.interpreter.forget_output();
         self.interpreter.control.execute(token, dir, self.current.terms.is_last).await?;
+        let oom_kills = self.group.oom_kills();
         let mut ladder = Ladder::begin(Instant::now(), self.current.terms.timeout);
         let (exit, reported) = self.until_end(&mut ladder, token).await;
         let at = Instant::now();
@@ -76,6 +82,10 @@ impl Drive<'_> {
                 self.until_tree_ended(&mut ladder).await;
             }
             self.kill();
+        }
+        // What was killed still dies, and still holds its memory: the next interpreter would be killed with it, or for lack of it.
+        if exit.is_some() && (asked.is_some() || self.killed || self.group.oom_kills() > oom_kills) {
+            self.until_gone().await;
         }
         self.interpreter.take_output(&self.current.streams);
         Ok(Ended { exit, asked, reusable: reported && asked.is_none(), at })
@@ -163,7 +173,16 @@ impl Drive<'_> {
         }
     }
 
-    fn kill(&self) {
+    /// Waits until no process of the program is left, or does not go.
+    async fn until_gone(&self) {
+        let patience = Instant::now() + GONE_PATIENCE;
+        while !self.group.is_empty() && Instant::now() < patience {
+            tokio::time::sleep(TREE_STEP).await;
+        }
+    }
+
+    fn kill(&mut self) {
+        self.killed = true;
         if let Err(error) = self.group.kill() {
             kmsg::warn(&format!("cannot kill the programs' control group: {error}"));
         }

@@ -128,7 +128,7 @@ impl Executor {
         self.parts.group.reset_memory_peak();
         let Parts { group, outbox, commands, .. } = &mut self.parts;
         let (cpu_us, oom_kills, started) = (group.cpu_us(), group.oom_kills(), Instant::now());
-        let drive = Drive { current, interpreter: &mut interpreter, commands, outbox, group };
+        let drive = Drive { current, interpreter: &mut interpreter, commands, outbox, group, killed: false };
         let ended = match drive.run(token, workspace.dir()).await {
             Ok(ended) => ended,
             Err(error) => return failed(&format!("cannot hand over the program: {error}")),
