@@ -184,3 +184,25 @@ async fn five_files_go_at_once_beside_an_execution() {
     assert_eq!(stdout(&outcome.expect("it runs")), expected);
     session.close().await.expect("it dies");
 }
+
+#[tokio::test]
+async fn the_largest_file_goes_in_and_out_and_the_agent_stays_small() {
+    let world = World::new();
+    let scheduler = world.scheduler().await;
+    let mut request = SessionRequest::new(Language::Raw);
+    // Four tenths of it are the home directory.
+    request.vm.memory_mib = Some(1400);
+    let session = scheduler.session(request).await.expect("it starts");
+    let largest = 500 << 20;
+    let bytes = noise(largest);
+    session.write_file("large", &bytes[..], WriteOptions::default()).await.expect("it is written");
+    assert!(read(&session, "large").await == bytes, "500 MiB come back changed");
+    let (_, said) = exec(&session, "awk '/^VmHWM/ { print $2 }' /proc/1/status").await;
+    let agent_kib: u32 = said.trim().parse().expect("the kernel says it");
+    assert!(agent_kib < 8 * 1024, "the agent has held {agent_kib} KiB");
+    let over = WriteOptions { size: Some(largest as u64 + 1), ..WriteOptions::default() };
+    let refused = session.write_file("larger", &bytes[..], over).await.expect_err("it is too large");
+    assert_eq!(refused.kind(), ErrorKind::InvalidArgument);
+    assert_eq!(exec(&session, "ls").await.1, "large\n", "nothing else has been written");
+    session.close().await.expect("it dies");
+}
