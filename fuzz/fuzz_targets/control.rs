@@ -1,7 +1,7 @@
 //! The guest's control lines: what a program that has taken over its wrapper writes to the agent.
 //!
-//! The oracle is in the guest's own `fuzzing` module, which reads the lines a second time in a way of its own: exactly the reports are
-//! heard, in order, up to the first line that is none, and nothing after it.
+//! The oracle is in the guest's own `fuzzing` module, which reads the lines a second time in a way of its own: of each line
+//! that is not empty one thing is heard, in order: the report that it is, or that it is none.
 #![no_main]
 
 use exec_sandbox_guest::fuzzing::control;
