@@ -60,12 +60,12 @@ pub(super) fn run(args: ColdArgs) -> Result<Status, Failure> {
         let wants_notes = io::stderr().is_terminal();
         let progress = Progress::start("checking QEMU and the image", wants_notes);
         let called = Instant::now();
-        scheduled(args.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
+        scheduled(args.what.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
             let start_ms = ms(called.elapsed());
             let series = measure(scheduler, &args, &progress).await?;
             progress.end();
             let memory = memory::of_this_process();
-            if args.json {
+            if args.what.json {
                 print::json(&sheet(scheduler, start_ms, memory, &series))?;
             } else {
                 let facts = scheduler.facts();
@@ -82,7 +82,7 @@ pub(super) fn run(args: ColdArgs) -> Result<Status, Failure> {
 }
 
 async fn measure(scheduler: &Scheduler, args: &ColdArgs, progress: &Progress) -> Result<Vec<Series>, Failure> {
-    let languages = if args.language.is_empty() { Language::ALL.to_vec() } else { args.language.clone() };
+    let languages = args.what.languages();
     let mut all = Vec::new();
     for language in languages {
         let mut samples = Vec::new();

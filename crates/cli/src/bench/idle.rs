@@ -51,7 +51,7 @@ pub(super) fn run(args: IdleArgs) -> Result<Status, Failure> {
     crate::block_on(async move {
         let wants_notes = io::stderr().is_terminal();
         let progress = Progress::start("checking QEMU and the image", wants_notes);
-        scheduled(args.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
+        scheduled(args.what.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
             let vms = start(scheduler, &args, &progress).await?;
             let connected = sheet("connected", &vms, &args, &progress).await?;
             for vm in &vms {
@@ -60,7 +60,7 @@ pub(super) fn run(args: IdleArgs) -> Result<Status, Failure> {
             let orphaned = sheet("orphaned", &vms, &args, &progress).await?;
             progress.end();
             let sheets = [connected, orphaned];
-            if args.json {
+            if args.what.json {
                 print::json(&sheets)?;
             } else {
                 let facts = scheduler.facts();
@@ -76,7 +76,7 @@ pub(super) fn run(args: IdleArgs) -> Result<Status, Failure> {
 
 /// The languages in turn, each VM having run something.
 async fn start(scheduler: &Scheduler, args: &IdleArgs, progress: &Progress) -> Result<Vec<QemuVm>, Failure> {
-    let languages = if args.language.is_empty() { Language::ALL.to_vec() } else { args.language.clone() };
+    let languages = args.what.languages();
     let mut vms = Vec::new();
     for (number, language) in (1..=args.number).zip(languages.into_iter().cycle()) {
         progress.say(&format!("starting VM {number}/{}", args.number));

@@ -56,8 +56,8 @@ pub(super) fn run(args: SessionBenchArgs) -> Result<Status, Failure> {
     crate::block_on(async move {
         let wants_notes = io::stderr().is_terminal();
         let progress = Progress::start("checking QEMU and the image", wants_notes);
-        scheduled(args.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
-            let languages = if args.language.is_empty() { Language::ALL.to_vec() } else { args.language.clone() };
+        scheduled(args.what.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
+            let languages = args.what.languages();
             let mut executions = Vec::new();
             for language in languages {
                 progress.say(&format!("{} executions in {language}", args.number));
@@ -66,7 +66,7 @@ pub(super) fn run(args: SessionBenchArgs) -> Result<Status, Failure> {
             let files = files(scheduler, args.mib, &progress).await?;
             progress.end();
             let sheet = Sheet { executions, files };
-            if args.json {
+            if args.what.json {
                 print::json(&sheet)?;
             } else {
                 let facts = scheduler.facts();

@@ -1,0 +1,76 @@
+//! The command line of `sbx bench`.
+
+use clap::{Args, Subcommand};
+use exec_sandbox::Language;
+
+use super::{HostArgs, language};
+
+#[derive(Debug, Args)]
+#[command(arg_required_else_help = true)]
+pub(crate) struct BenchArgs {
+    #[command(subcommand)]
+    pub(crate) command: BenchCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum BenchCommand {
+    /// Cold runs: fresh VMs one after the other, and where their time goes
+    Cold(ColdArgs),
+    /// Idle VMs: what they take of the host that have nothing to do, connected and orphaned
+    Idle(IdleArgs),
+    /// Sessions: the shortest execution in each language, and files on their way in and out
+    Session(SessionBenchArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ColdArgs {
+    /// Runs of each language
+    #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) number: u32,
+    #[command(flatten)]
+    pub(crate) what: MeasuredArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct IdleArgs {
+    /// VMs that are idle at once
+    #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) number: u32,
+    /// Seconds that each state is measured
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    #[command(flatten)]
+    pub(crate) what: MeasuredArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SessionBenchArgs {
+    /// Executions in each language
+    #[arg(short, long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) number: u32,
+    /// MiB of each file; what a guest of 512 MiB keeps in memory
+    #[arg(long, value_name = "MIB", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=150))]
+    pub(crate) mib: u32,
+    #[command(flatten)]
+    pub(crate) what: MeasuredArgs,
+}
+
+/// What every bench asks.
+#[derive(Debug, Args)]
+pub(crate) struct MeasuredArgs {
+    /// Languages to measure [default: all]
+    #[arg(short, long, value_name = "NAME", num_args = 1.., value_parser = language())]
+    pub(crate) language: Vec<Language>,
+    /// Print every sample as JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) host: HostArgs,
+}
+
+impl MeasuredArgs {
+    /// The languages to measure.
+    pub(crate) fn languages(&self) -> Vec<Language> {
+        if self.language.is_empty() { Language::ALL.to_vec() } else { self.language.clone() }
+    }
+}
