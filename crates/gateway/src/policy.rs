@@ -1,0 +1,1 @@
+//! What a guest may reach, and the names of what is refused.
