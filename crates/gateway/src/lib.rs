@@ -4,6 +4,9 @@
 //! and time are arguments, and decisions come out. It knows nothing of VMs, languages or sessions.
 
 pub mod dns;
+pub mod ip;
+pub mod link;
 pub mod names;
 pub mod policy;
+pub mod stream;
 pub mod tls;
