@@ -10,5 +10,6 @@ pub mod ip;
 pub mod link;
 pub mod names;
 pub mod policy;
+pub mod report;
 pub mod stream;
 pub mod tls;
