@@ -7,6 +7,7 @@ pub mod config;
 pub mod descriptors;
 pub mod dns;
 pub mod ip;
+pub mod jail;
 pub mod link;
 pub mod names;
 pub mod policy;
