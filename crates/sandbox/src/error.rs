@@ -31,6 +31,10 @@ pub enum ErrorKind {
     InvalidCode,
     /// An environment variable is not allowed.
     InvalidEnv,
+    /// A package is not pinned, or the language has none.
+    PackageNotAllowed,
+    /// The request is valid, and asks for what this version cannot do yet; nothing was tried.
+    Unsupported,
     /// An id stands for no VM, or for more than one.
     UnknownVm,
     /// Something that must be installed is missing or too old.
@@ -84,6 +88,8 @@ impl ErrorKind {
                 | Self::InvalidConfig
                 | Self::InvalidCode
                 | Self::InvalidEnv
+                | Self::PackageNotAllowed
+                | Self::Unsupported
                 | Self::UnknownVm
         )
     }
@@ -96,6 +102,8 @@ impl ErrorKind {
             Self::InvalidConfig => "invalid_config",
             Self::InvalidCode => "invalid_code",
             Self::InvalidEnv => "invalid_env",
+            Self::PackageNotAllowed => "package_not_allowed",
+            Self::Unsupported => "unsupported",
             Self::UnknownVm => "unknown_vm",
             Self::Dependency => "dependency",
             Self::AssetNotFound => "asset_not_found",

@@ -46,7 +46,10 @@ pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;
 pub use outcome::{Exit, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
-pub use request::{ExecRequest, MAX_CODE_CHARS, MIN_MEMORY_MIB, NetworkPolicy, RunRequest, VmSpec};
+pub use request::{
+    ExecRequest, MAX_CODE_CHARS, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol, RunRequest, UnknownProtocol,
+    VmSpec,
+};
 pub use scheduler::{Facts, Scheduler};
 pub use session::{Session, SessionRequest};
 pub use vm::{Channel, Control, Ending, Execution, FileInfo, FileType, MAX_LISTED_ENTRIES, QemuVm, WriteOptions};

@@ -53,8 +53,9 @@ async fn in_vm(
     log: mpsc::Sender<Output>,
 ) -> Done {
     let called = Instant::now();
-    let RunRequest { code, language, timeout, memory_mib, env, boot_log } = request;
-    let spec = VmSpec { memory_mib, boot_log: boot_log.then_some(log), ..VmSpec::new(language) };
+    let RunRequest { code, language, timeout, memory_mib, env, packages, network, expose, boot_log } = request;
+    let boot_log = boot_log.then_some(log);
+    let spec = VmSpec { memory_mib, packages, network, expose, boot_log, ..VmSpec::new(language) };
     let vm = match scheduler.manager().create_vm(spec).await {
         Ok(vm) => vm,
         Err(error) => return Done { result: Err(error.into()), downloads: Vec::new() },
