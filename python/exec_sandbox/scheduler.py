@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from exec_sandbox.config import SchedulerConfig
     from exec_sandbox.models import ExecutionResult, Language, PortMapping
     from exec_sandbox.session import Session
+
+_RESULTS = "exec_sandbox._results"
 
 
 class Scheduler:
@@ -55,7 +58,8 @@ class Scheduler:
             raise SandboxError("the scheduler is already started; make another one to start again")
         self._was_started = True
         # Models need pydantic, which takes longer to import than a scheduler to start. Nobody needs them before a VM has booted.
-        threading.Thread(target=import_module, args=("exec_sandbox._results",), name="exec-sandbox-import").start()
+        if _RESULTS not in sys.modules:
+            threading.Thread(target=import_module, args=(_RESULTS,), name="exec-sandbox-import").start()
         self._native = await _native.Scheduler.start(_config.of_scheduler(self._config))
         return self
 
