@@ -22,7 +22,7 @@ use std::{
 
 use tokio::{
     sync::{Notify, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 pub(crate) use budget::{Budget, Machine};
@@ -52,6 +52,7 @@ pub(crate) struct Admission {
 pub(crate) struct Permit {
     memory: Claim,
     cpu: Option<Cpu>,
+    waited: Duration,
 }
 
 /// The right of one VM to execute. Given back when dropped.
@@ -112,12 +113,12 @@ impl Admission {
     /// Waits for the memory of a VM with a guest of `memory_mib` and the CPU to boot it. Dropping the future leaves the line.
     pub(crate) async fn admit(&self, memory_mib: u32, priority: Priority) -> Result<Permit, Error> {
         let size = self.shared.budget.vm(memory_mib);
-        let doing = || format!("admitting a VM of {memory_mib} MiB");
+        let (asked, doing) = (Instant::now(), || format!("admitting a VM of {memory_mib} MiB"));
         let memory =
             self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;
         let cpu = self.shared.state().ledger.split_cpu(memory.ticket);
         let cpu = cpu.map(|ticket| Cpu { _claim: Claim { shared: Arc::clone(&self.shared), ticket } });
-        Ok(Permit { memory, cpu })
+        Ok(Permit { memory, cpu, waited: asked.elapsed() })
     }
 
     /// Refuses everyone who waits and everyone who comes.
@@ -130,6 +131,11 @@ impl Admission {
 }
 
 impl Permit {
+    /// How long it took to get it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// The VM has booted: what it took of the host's memory can be seen there, and is not counted twice any more.
     pub(crate) fn booted(&self) {
         let mut state = self.memory.shared.state();
