@@ -43,7 +43,8 @@ pub enum ErrorKind {
     AssetNotFound,
     /// The guest's image is there and is not what its manifest says.
     AssetDamaged,
-    /// No memory or CPU became free in time; the code did not run.
+    /// No memory or CPU became free, and nobody ahead in the line got any for 120 s; or there is less than was asked for. The code did
+    /// not run.
     Capacity,
     /// The VM did not come up in time; the code did not run.
     BootTimeout,

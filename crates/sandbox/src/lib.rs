@@ -52,4 +52,6 @@ pub use request::{
 };
 pub use scheduler::{Facts, Scheduler};
 pub use session::{Session, SessionRequest};
-pub use vm::{Channel, Control, Ending, Execution, FileInfo, FileType, MAX_LISTED_ENTRIES, QemuVm, WriteOptions};
+pub use vm::{
+    BootTiming, Channel, Control, Ending, Execution, FileInfo, FileType, MAX_LISTED_ENTRIES, QemuVm, WriteOptions,
+};

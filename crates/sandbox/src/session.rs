@@ -228,6 +228,14 @@ impl Session {
         self.open()?.rename(from, to).await
     }
 
+    /// Why the session is over, in words that follow "the session is closed: ". `None`: it is not.
+    ///
+    /// It is known as soon as the end has begun, and stays the first reason: later ones change nothing.
+    #[must_use]
+    pub fn ended_because(&self) -> Option<&'static str> {
+        self.vm.ended_because()
+    }
+
     /// The VM, if the session is not over.
     fn open(&self) -> Result<&QemuVm, Error> {
         match self.vm.ended_because() {

@@ -67,12 +67,14 @@ async fn in_vm(
     let used = vm.process().usage().ok();
     let dying = Instant::now();
     let destroyed = vm.destroy().await;
-    if let Ok(outcome) = &mut done.result {
-        outcome.timing.teardown = dying.elapsed();
-        outcome.timing.total = called.elapsed();
+    if let Ok(Outcome { timing, usage, .. }) = &mut done.result {
+        let booted = vm.boot_timing();
+        timing.admission += booted.admission;
+        (timing.prepare, timing.spawn, timing.guest_wait) = (booted.prepare, booted.spawn, booted.guest_wait);
+        (timing.teardown, timing.total) = (dying.elapsed(), called.elapsed());
         if let Some(used) = used {
-            outcome.usage.qemu_cpu = Some(used.cpu);
-            outcome.usage.qemu_memory_peak_bytes = Some(used.resident_peak_bytes);
+            usage.qemu_cpu = Some(used.cpu);
+            usage.qemu_memory_peak_bytes = Some(used.resident_peak_bytes);
         }
     }
     if let Err(error) = destroyed {
