@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from exec_sandbox import _config, _native, _requests
 from exec_sandbox._streams import Listeners, heard
 from exec_sandbox.exceptions import SandboxError
+from exec_sandbox.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
     from exec_sandbox.config import SchedulerConfig
     from exec_sandbox.models import ExecutionResult, Language, PortMapping
-    from exec_sandbox.session import Session
 
 _RESULTS = "exec_sandbox._results"
 
@@ -125,7 +125,7 @@ class Scheduler:
         )
         program = _requests.program(code, timeout_seconds=timeout_seconds, env_vars=env_vars)
         outcome = await heard(lambda stream: native.run(vm, program, stream, listeners.wants_boot_log), listeners)
-        from exec_sandbox import _results  # noqa: PLC0415  # pydantic takes longer than a start
+        from exec_sandbox import _results  # noqa: PLC0415  # pydantic is imported beside the first boot
 
         return _results.of_run(outcome)
 
@@ -156,8 +156,6 @@ class Scheduler:
             allowed_domains=allowed_domains,
             expose_ports=expose_ports,
         )
-        from exec_sandbox.session import Session  # noqa: PLC0415  # it needs the models, and those pydantic
-
         return await Session._start(  # noqa: SLF001  # the one who may
             lambda stream: native.session(vm, idle_timeout_seconds, stream), listeners
         )

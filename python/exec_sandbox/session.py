@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import IO, TYPE_CHECKING
 
-from exec_sandbox import _files, _native, _requests, _results
+from exec_sandbox import _files, _native, _requests
 from exec_sandbox._streams import Listeners, forward, heard
 
 if TYPE_CHECKING:
@@ -90,7 +90,10 @@ class Session:
         """
         listeners = Listeners(on_stdout=on_stdout, on_stderr=on_stderr)
         program = _requests.program(code, timeout_seconds=timeout_seconds, env_vars=env_vars)
-        return _results.of_exec(await heard(lambda stream: self._native.exec(program, stream), listeners))
+        outcome = await heard(lambda stream: self._native.exec(program, stream), listeners)
+        from exec_sandbox import _results  # noqa: PLC0415  # pydantic is imported beside the first boot
+
+        return _results.of_exec(outcome)
 
     async def write_file(
         self, path: str, content: bytes | PathLike[str] | IO[bytes], *, make_executable: bool = False
@@ -131,7 +134,10 @@ class Session:
             VmPermanentError: the path is not allowed, or there is no such directory.
 
         """
-        return _results.of_list(await self._native.list_files(path))
+        entries = await self._native.list_files(path)
+        from exec_sandbox import _results  # noqa: PLC0415  # pydantic is imported beside the first boot
+
+        return _results.of_list(entries)
 
     async def close(self) -> None:
         """Ends it; returns when its VM is confirmed dead. May be called again."""

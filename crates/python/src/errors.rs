@@ -25,7 +25,7 @@ impl Failure {
     pub(crate) fn raise(self, py: Python<'_>, operation: &'static str) -> PyErr {
         match self {
             Self::Python(raised) => raised,
-            Self::File(error, path) => os_error(&error, Some(path)),
+            Self::File(error, path) => os_error(&error, &path),
             Self::Sandbox(error) => {
                 raised_by_caller(py, &error).unwrap_or_else(|| exception(py, &error, operation).unwrap_or_else(|e| e))
             }
@@ -57,7 +57,7 @@ fn exception(py: Python<'_>, error: &exec_sandbox::Error, operation: &str) -> Py
     let causes = PyList::empty(py);
     let mut cause = error.source();
     while let Some(reason) = cause {
-        causes.append((errno(reason), reason.to_string()))?;
+        causes.append((reason.downcast_ref().and_then(io::Error::raw_os_error), reason.to_string()))?;
         cause = reason.source();
     }
     let said = PyDict::new(py);
@@ -70,21 +70,13 @@ fn exception(py: Python<'_>, error: &exec_sandbox::Error, operation: &str) -> Py
     Ok(PyErr::from_value(make.call((), Some(&said))?))
 }
 
-fn errno(error: &(dyn std::error::Error + 'static)) -> Option<i32> {
-    error.downcast_ref::<io::Error>()?.raw_os_error()
-}
-
 /// Python picks the class, such as `FileNotFoundError`, by the number.
-fn os_error(error: &io::Error, path: Option<String>) -> PyErr {
-    match (error.raw_os_error(), path) {
-        (Some(errno), Some(path)) => {
-            let text = error.to_string();
-            // Python adds the number itself.
-            let text = text.split(" (os error").next().unwrap_or_default().to_owned();
-            PyOSError::new_err((errno, text, path))
-        }
-        (_, path) => {
-            PyOSError::new_err(format!("{}{error}", path.map_or_else(String::new, |path| format!("{path}: "))))
-        }
+fn os_error(error: &io::Error, path: &str) -> PyErr {
+    let text = error.to_string();
+    // Python adds the number itself.
+    let reason = text.split(" (os error").next().unwrap_or_default().to_owned();
+    match error.raw_os_error() {
+        Some(errno) => PyOSError::new_err((errno, reason, path.to_owned())),
+        None => PyOSError::new_err(format!("{path}: {text}")),
     }
 }

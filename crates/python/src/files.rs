@@ -119,6 +119,8 @@ async fn read_into_file(guest: &Guest, path: &Path, destination: &Path) -> Resul
 
 fn new_file_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
     use std::os::unix::fs::PermissionsExt as _;
+    // What a temporary file says of a directory that is not there has no number.
+    std::fs::metadata(directory)?;
     // The permissions that `open` would give: the process's mask takes away what it does not want.
     let permissions = std::fs::Permissions::from_mode(0o666);
     tempfile::Builder::new().prefix(".exec-sandbox-").permissions(permissions).tempfile_in(directory)

@@ -12,6 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Poll, Waker},
     thread,
     time::Duration,
 };
@@ -54,13 +55,29 @@ struct Reply<T> {
 }
 
 /// Runs `future` in the background; Python awaits what is returned. Cancelled there, it is dropped.
+///
+/// Its first step is taken at once: calls reach the library in the order in which Python made them, and without waiting for
+/// another thread to wake up.
 pub(crate) fn promise<'py, T, F>(py: Python<'py>, operation: &'static str, future: F) -> PyResult<Bound<'py, PyAny>>
 where
     F: Future<Output = Result<T, Failure>> + Send + 'static,
     T: for<'any> IntoPyObject<'any> + Send + 'static,
 {
-    handle()?;
-    generic::future_into_py::<Background, _, _>(py, async move { Ok(Reply { operation, result: future.await }) })
+    let handle = handle()?;
+    let mut future = Box::pin(future);
+    let first = {
+        let _entered = handle.enter();
+        // Whatever wakes it before it is polled again finds it about to be polled.
+        future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+    };
+    let whole = async move {
+        let result = match first {
+            Poll::Ready(result) => result,
+            Poll::Pending => future.await,
+        };
+        Ok(Reply { operation, result })
+    };
+    generic::future_into_py::<Background, _, _>(py, whole)
 }
 
 /// Runs what may block, such as a call into Python, off the threads that drive VMs.
