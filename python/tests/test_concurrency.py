@@ -14,7 +14,6 @@ _RUNS = 200
 
 
 @pytest.mark.vm
-@pytest.mark.slow
 async def test_two_hundred_runs_at_once_all_succeed_by_waiting(scheduler: Scheduler) -> None:
     # What the first run brings with it, such as pydantic, is no growth.
     await scheduler.run("true", language="raw")
