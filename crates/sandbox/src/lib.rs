@@ -27,6 +27,7 @@ mod ids;
 mod images;
 pub mod inventory;
 mod language;
+mod maker;
 mod manager;
 mod outcome;
 mod paths;

@@ -126,6 +126,7 @@ mod tests {
     use std::os::unix::process::ExitStatusExt as _;
 
     use super::*;
+    use crate::maker::tests::{fork, is_well};
 
     fn shell(script: &str) -> Command {
         Command::new("/bin/sh".into(), vec!["-c".into(), script.into()])
@@ -160,6 +161,19 @@ mod tests {
         let pid = child.pid();
         drop(child);
         assert!(!is_alive(pid));
+    }
+
+    #[tokio::test]
+    async fn a_forked_process_that_drops_what_it_has_inherited_ends_nothing() {
+        let mut child = Some(Child::spawn(shell("exec sleep 1000")).await.expect("sh starts"));
+        let process = child.as_ref().and_then(|child| child.handle().ok()).expect("there are descriptors");
+        assert!(is_well(fork(|| {
+            drop(child.take());
+            process.is_alive()
+        })));
+        assert!(process.is_alive());
+        drop(child);
+        assert!(!process.is_alive());
     }
 
     #[tokio::test]

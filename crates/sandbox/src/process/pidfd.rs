@@ -16,7 +16,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, Signal},
+    process::{Pid, Signal, WaitId, WaitIdOptions, waitid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -109,6 +109,8 @@ pub(super) fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
 
 /// Kills a child whose owner is gone and reaps it. One that does not die is left as a zombie to be, so that this returns.
 pub(super) fn kill_and_reap(pid: Pid, fd: BorrowedFd<'_>) -> Option<Ended> {
+    // One that is no child of this process was reaped, or is another's: this one was forked from its parent.
+    waitid(WaitId::PidFd(fd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).ok()?;
     send(fd, Signal::KILL).ok()?;
     let ended = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&DROP_PATIENCE));
     if ended.is_ok_and(|ready| ready > 0) { reap(pid).ok() } else { None }
