@@ -55,6 +55,8 @@ mod _native {
         let limits = PyDict::new(py);
         limits.set_item("max_code_chars", exec_sandbox::MAX_CODE_CHARS)?;
         limits.set_item("min_memory_mib", exec_sandbox::MIN_MEMORY_MIB)?;
+        limits.set_item("max_timeout_seconds", exec_sandbox::MAX_TIMEOUT.as_secs())?;
+        limits.set_item("max_file_bytes", exec_sandbox::MAX_FILE_BYTES)?;
         Ok(limits)
     }
 }

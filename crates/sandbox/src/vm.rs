@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use execution::Ran;
 pub use executions::{Control, Execution};
-pub use files::{FileInfo, FileType, MAX_LISTED_ENTRIES, WriteOptions};
+pub use files::{FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, WriteOptions};
 
 use crate::{
     Error, ErrorKind, Language, SchedulerConfig,
