@@ -222,6 +222,11 @@ impl QemuVm {
         self.grave.why()
     }
 
+    /// Whether it has ended, or is about to, without anybody having ended it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.grave.why() == Some(grave::LOST)
+    }
+
     /// Ends the VM. `None`: it is dead, and what it used is not known.
     pub(crate) async fn end(&self, ending: Ending) -> Result<Option<ChildUsage>, Error> {
         let (reply, answer) = oneshot::channel();
