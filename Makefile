@@ -33,7 +33,7 @@ test: setup tools python-venv
 	@$(STEP) 'Python types' scripts/python-types
 	@$(STEP) 'Python tests' $(PYTHON)/pytest --quiet -m 'not vm'
 	@$(STEP) 'VM tests' cargo nextest run --package vmtests
-	@$(STEP) 'Python VM tests' $(PYTHON)/pytest --quiet -m 'vm and not slow'
+	@$(STEP) 'Python VM tests' $(PYTHON)/pytest --quiet -m vm
 
 wheel: setup python-venv
 	@$(STEP) 'wheel' scripts/python-wheel
