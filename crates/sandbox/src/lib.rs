@@ -17,6 +17,7 @@
 
 mod accel;
 mod admission;
+pub mod assets;
 mod config;
 pub mod doctor;
 mod error;
