@@ -10,7 +10,7 @@ use std::{
 };
 
 use exec_sandbox_gateway::{
-    dns::{Action, MAX_UDP_QUESTION_BYTES, Resolver, Transport},
+    dns::{Action, Court, MAX_UDP_QUESTION_BYTES, Resolver, Transport},
     names::Book,
     policy::{AllowList, Exceptions, Name, Policy, Refusals, Rules},
 };
@@ -37,8 +37,13 @@ fuzz_target!(|steps: Vec<(bool, u16, Vec<u8>, Vec<[u8; 4]>)>| {
     let (mut book, mut refusals, mut out) = (Book::default(), Refusals::default(), Vec::new());
     for (is_question, millis, bytes, addresses) in steps {
         now += Duration::from_millis(millis.into());
+        macro_rules! court {
+            () => {
+                Court { rules: &rules, book: &mut book, refusals: &mut refusals, now }
+            };
+        }
         if is_question {
-            match resolver.query(&rules, &bytes, Transport::Tcp, &mut refusals, now) {
+            match resolver.query(&bytes, Transport::Tcp, court!()) {
                 Action::Answer(told) => check_told(&rules, &told),
                 Action::Forward { key, message } => {
                     let question = Message::from_vec(&message).expect("what is forwarded can be read");
@@ -58,8 +63,8 @@ fuzz_target!(|steps: Vec<(bool, u16, Vec<u8>, Vec<[u8; 4]>)>| {
                 answer.add_answer(Record::from_rdata(question.queries[0].name.clone(), 60, data));
             }
             let honest = answer.to_vec().expect("it is an answer");
-            let told = resolver.upstream(&rules, &mut book, key, &bytes, &mut refusals, now);
-            let told = told.or_else(|| resolver.upstream(&rules, &mut book, key, &honest, &mut refusals, now));
+            let told = resolver.upstream(key, &bytes, court!());
+            let told = told.or_else(|| resolver.upstream(key, &honest, court!()));
             check_told(&rules, &told.expect("an honest answer is one"));
         }
         assert!(resolver.pending() <= 64);

@@ -3,6 +3,7 @@
 //! Values are checked for their form only; what is in range is for the library to say.
 
 mod bench;
+mod network;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -17,6 +18,7 @@ use clap::{
 use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 
 pub(crate) use bench::{BenchArgs, BenchCommand, ColdArgs, IdleArgs, SessionBenchArgs};
+use network::NetworkArgs;
 
 use crate::{
     exit::Status,
@@ -32,6 +34,8 @@ sources run at the same time, each in a VM of its own; their outputs follow each
 
 GUEST is relative to the home directory, /home/user. Without it, or after `LOCAL:`, a file keeps its name; a name that ends \
 with `/` is a directory to put it into. The last colon separates.
+
+Packages, the network and ports are checked and then refused: this version has none of them yet.
 
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
 125 the sandbox or a download failed; 130 interrupted. Of several sources the first that did not succeed decides.";
@@ -53,6 +57,12 @@ const GC_NOTES: &str = "\
 The start of any sandbox does the same. VMs in use are left alone.
 
 Exit code: 0 done; 125 something resists.";
+
+const PULL_NOTES: &str = "\
+URL_OR_DIR is an https, http or file URL or a directory, laid out like a store of images. What is there and whole is not fetched \
+again; what was interrupted goes on. Every byte is checked before the image appears.
+
+Exit code: 0 the image is there; 2 wrong usage; 125 it could not be had, or is damaged there; 130 interrupted.";
 
 /// Runs untrusted code in microVMs.
 ///
@@ -126,6 +136,11 @@ pub(crate) struct RunArgs {
     /// An environment variable of the programs; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     env: Vec<(String, String)>,
+    /// Install a package: name==version in python, name@version in javascript; may be repeated
+    #[arg(short, long, value_name = "PACKAGE")]
+    package: Vec<String>,
+    #[command(flatten)]
+    network: NetworkArgs,
     /// Put a file or directory into each VM before its program runs; may be repeated
     #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
     pub(crate) upload: Vec<UploadSpec>,
@@ -235,6 +250,25 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Fetch an image from where images are published, or mend one
+    #[command(after_help = PULL_NOTES)]
+    Pull(PullArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// The image [default: standard]
+    #[arg(value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Where images are published [default: $EXEC_SANDBOX_ASSETS_URL]
+    #[arg(long, value_name = "URL_OR_DIR")]
+    pub(crate) from: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]
@@ -295,6 +329,9 @@ impl RunArgs {
         request.timeout = self.timeout;
         request.memory_mib = self.memory;
         request.env.clone_from(&self.env);
+        request.packages.clone_from(&self.package);
+        request.network = self.network.policy();
+        request.expose.clone_from(&self.network.expose);
         request.boot_log = self.debug;
         request
     }
@@ -372,6 +409,8 @@ fn variable(typed: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use exec_sandbox::{NetworkPolicy, PortMapping, Protocol};
+
     use super::*;
 
     fn read(words: &[&str]) -> Cli {
@@ -418,6 +457,21 @@ mod tests {
         assert_eq!(request.memory_mib, Some(256));
         assert_eq!(request.env, [("A".to_owned(), "b=c".to_owned()), ("D".to_owned(), String::new())]);
         assert!(request.boot_log);
+    }
+
+    #[test]
+    fn packages_network_and_ports_reach_the_request() {
+        let request = |words: &[&str]| run(words).request(Language::Python, "1");
+        let asked = request(&["sbx", "-p", "a==1", "--package", "b==2", "--expose", "80:8080/udp", "--network", "1"]);
+        assert_eq!(asked.packages, ["a==1", "b==2"]);
+        assert_eq!(asked.expose, [PortMapping { internal: 80, external: Some(8080), protocol: Protocol::Udp }]);
+        assert_eq!(asked.network, NetworkPolicy::LanguageDefault);
+        let domains = ["--allow-domain", "example.com", "--allow-domain", "b.example.com"];
+        let asked = request(&[&["sbx", "--network"], &domains[..], &["1"]].concat());
+        assert_eq!(asked.network, NetworkPolicy::AllowList(vec!["example.com".into(), "b.example.com".into()]));
+        assert_eq!(request(&["sbx", "1"]).network, NetworkPolicy::Denied);
+        let alone = [&["sbx"], &domains[..], &["1"]].concat();
+        assert!(Cli::of(alone.iter().map(OsString::from).collect()).is_err(), "domains of no network mean nothing");
     }
 
     #[test]

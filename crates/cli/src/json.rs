@@ -38,10 +38,10 @@ pub(crate) struct Failed<'a> {
 /// [`Timing`] in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct TimingMs {
-    admission_ms: Option<f64>,
-    prepare_ms: Option<f64>,
-    spawn_ms: Option<f64>,
-    guest_wait_ms: Option<f64>,
+    admission_ms: f64,
+    prepare_ms: f64,
+    spawn_ms: f64,
+    guest_wait_ms: f64,
     execute_ms: f64,
     teardown_ms: f64,
     total_ms: f64,
@@ -75,22 +75,15 @@ impl<'a> Ran<'a> {
             download_errors: Vec::new(),
         }
     }
-
-    /// Its VM was started apart from it, so the phases of that start were not measured.
-    pub(crate) fn without_boot(mut self) -> Self {
-        let TimingMs { admission_ms, prepare_ms, spawn_ms, guest_wait_ms, .. } = &mut self.timing;
-        (*admission_ms, *prepare_ms, *spawn_ms, *guest_wait_ms) = (None, None, None, None);
-        self
-    }
 }
 
 impl From<&Timing> for TimingMs {
     fn from(timing: &Timing) -> Self {
         Self {
-            admission_ms: Some(ms(timing.admission)),
-            prepare_ms: Some(ms(timing.prepare)),
-            spawn_ms: Some(ms(timing.spawn)),
-            guest_wait_ms: Some(ms(timing.guest_wait)),
+            admission_ms: ms(timing.admission),
+            prepare_ms: ms(timing.prepare),
+            spawn_ms: ms(timing.spawn),
+            guest_wait_ms: ms(timing.guest_wait),
             execute_ms: ms(timing.execute),
             teardown_ms: ms(timing.teardown),
             total_ms: ms(timing.total),

@@ -64,7 +64,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
             let view = View { wants_notes, programs: !args.json, progress: progress.clone() };
             let done = run_all(scheduler, &args, &sources, files, view).await?;
             if args.json {
-                print_json(&sources, &done, files.any(), &scheduler.facts().accelerator)?;
+                print_json(&sources, &done, &scheduler.facts().accelerator)?;
             }
             Ok(Status::first_failure(done.iter().flat_map(Done::statuses)))
         })
@@ -143,14 +143,13 @@ impl Done {
     }
 }
 
-fn print_json(sources: &[Source], done: &[Done], with_files: bool, accelerator: &str) -> Result<(), Failure> {
+fn print_json(sources: &[Source], done: &[Done], accelerator: &str) -> Result<(), Failure> {
     let entries: Vec<Entry<'_>> = sources
         .iter()
         .zip(done)
         .map(|(source, done)| match &done.result {
             Ok(outcome) => {
-                let ran = Ran::new(&source.label, source.language, outcome, accelerator);
-                let mut ran = if with_files { ran.without_boot() } else { ran };
+                let mut ran = Ran::new(&source.label, source.language, outcome, accelerator);
                 ran.download_errors = done.downloads.iter().map(Failure::explain).collect();
                 Entry::Ran(Box::new(ran))
             }

@@ -65,6 +65,19 @@ pub enum Action {
     Ignore,
 }
 
+/// What a question or an answer is judged by, and where what comes of it is noted.
+#[derive(Debug)]
+pub struct Court<'a> {
+    /// What may be reached.
+    pub rules: &'a Rules,
+    /// Where answers are pinned.
+    pub book: &'a mut Book,
+    /// Where refusals are counted.
+    pub refusals: &'a mut Refusals,
+    /// When it is.
+    pub now: Instant,
+}
+
 /// Questions that are out, and what may still be asked.
 #[derive(Debug)]
 pub struct Resolver {
@@ -80,14 +93,8 @@ impl Resolver {
     }
 
     /// What becomes of a question of the guest. What is refused is counted.
-    pub fn query(
-        &mut self,
-        rules: &Rules,
-        message: &[u8],
-        transport: Transport,
-        refusals: &mut Refusals,
-        now: Instant,
-    ) -> Action {
+    pub fn query(&mut self, message: &[u8], transport: Transport, court: Court<'_>) -> Action {
+        let Court { rules, refusals, now, .. } = court;
         if transport == Transport::Udp && message.len() > MAX_UDP_QUESTION_BYTES {
             refusals.count(Refusal::QueryTooLarge);
             return Action::Ignore;
@@ -111,15 +118,8 @@ impl Resolver {
 
     /// What the guest is told after a resolver has answered; addresses that nobody may reach are left out and counted, and those that
     /// are told are pinned. `None`: this is no answer to the question, which stays open.
-    pub fn upstream(
-        &mut self,
-        rules: &Rules,
-        book: &mut Book,
-        key: u64,
-        answer: &[u8],
-        refusals: &mut Refusals,
-        now: Instant,
-    ) -> Option<Vec<u8>> {
+    pub fn upstream(&mut self, key: u64, answer: &[u8], court: Court<'_>) -> Option<Vec<u8>> {
+        let Court { rules, book, refusals, now } = court;
         let open = self.pending.get(key)?;
         let answer = Message::from_vec(answer).ok().filter(|answer| open.is_answered_by(answer))?;
         let open = self.pending.take(key)?;

@@ -115,9 +115,7 @@ impl Scanner {
         if self.message.first().is_some_and(|kind| *kind != HANDSHAKE_CLIENT_HELLO) {
             return Some(Scan::Refused(Refusal::NotTls));
         }
-        let Some(([_, length @ ..], body)) = self.message.split_first_chunk::<HANDSHAKE_HEADER_BYTES>() else {
-            return None;
-        };
+        let ([_, length @ ..], body) = self.message.split_first_chunk::<HANDSHAKE_HEADER_BYTES>()?;
         let [high, middle, low] = length.map(usize::from);
         let length = high << 16 | middle << 8 | low;
         if length > MAX_HELLO_BYTES - HANDSHAKE_HEADER_BYTES {

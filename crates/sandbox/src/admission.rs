@@ -16,13 +16,14 @@ mod live;
 use std::{
     collections::HashMap,
     convert::Infallible,
+    pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::{
     sync::{Notify, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout_at},
 };
 
 pub(crate) use budget::{Budget, Machine};
@@ -33,7 +34,8 @@ use crate::{Error, ErrorKind};
 use gate::{Live, Sample, Shut};
 use ledger::{Ledger, Need, Never, Size, Ticket, Usage};
 
-/// How long a request waits for its turn.
+/// How long a request waits while nobody ahead of it is granted. A line that moves gets everybody through, however long it is; in
+/// one that stands still for so long nobody can say whether it ever moves again.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How soon the machine is looked at again after the gate was found shut, and how seldom at last. A VM that boots takes its
@@ -52,6 +54,7 @@ pub(crate) struct Admission {
 pub(crate) struct Permit {
     memory: Claim,
     cpu: Option<Cpu>,
+    waited: Duration,
 }
 
 /// The right of one VM to execute. Given back when dropped.
@@ -59,6 +62,9 @@ pub(crate) struct Permit {
 pub(crate) struct Cpu {
     _claim: Claim,
 }
+
+/// Closed: everybody was sent away.
+type Called = oneshot::Receiver<()>;
 
 /// A place in the line, and after the grant what it stands for. Dropped, it is neither.
 #[derive(Debug)]
@@ -80,11 +86,20 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     ledger: Ledger,
-    /// Those who wait.
-    callers: HashMap<Ticket, oneshot::Sender<()>>,
+    callers: HashMap<Ticket, Caller>,
     /// What kept the first in the line from its grant when the machine was last looked at.
     shut: Option<Shut>,
     closed: bool,
+}
+
+/// One who waits.
+#[derive(Debug)]
+struct Caller {
+    priority: Priority,
+    /// To be called when it is granted.
+    called: oneshot::Sender<()>,
+    /// When somebody ahead of it was granted last, or else when it came.
+    moved: Instant,
 }
 
 /// Why a request did not even wait, or waited in vain.
@@ -112,12 +127,12 @@ impl Admission {
     /// Waits for the memory of a VM with a guest of `memory_mib` and the CPU to boot it. Dropping the future leaves the line.
     pub(crate) async fn admit(&self, memory_mib: u32, priority: Priority) -> Result<Permit, Error> {
         let size = self.shared.budget.vm(memory_mib);
-        let doing = || format!("admitting a VM of {memory_mib} MiB");
+        let (asked, doing) = (Instant::now(), || format!("admitting a VM of {memory_mib} MiB"));
         let memory =
             self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;
         let cpu = self.shared.state().ledger.split_cpu(memory.ticket);
         let cpu = cpu.map(|ticket| Cpu { _claim: Claim { shared: Arc::clone(&self.shared), ticket } });
-        Ok(Permit { memory, cpu })
+        Ok(Permit { memory, cpu, waited: asked.elapsed() })
     }
 
     /// Refuses everyone who waits and everyone who comes.
@@ -130,6 +145,11 @@ impl Admission {
 }
 
 impl Permit {
+    /// How long it took to get it.
+    pub(crate) fn waited(&self) -> Duration {
+        self.waited
+    }
+
     /// The VM has booted: what it took of the host's memory can be seen there, and is not counted twice any more.
     pub(crate) fn booted(&self) {
         let mut state = self.memory.shared.state();
@@ -175,10 +195,23 @@ impl Drop for Claim {
     }
 }
 
+impl State {
+    /// The line has moved for all who stand behind `granted`.
+    fn advance_behind(&mut self, granted: Option<(Priority, Ticket)>) {
+        let Some(granted) = granted else { return };
+        let now = Instant::now();
+        for (ticket, caller) in &mut self.callers {
+            if (caller.priority, *ticket) > granted {
+                caller.moved = now;
+            }
+        }
+    }
+}
+
 impl Shared {
     /// Waits in the line.
     async fn claim(self: &Arc<Self>, size: Size, priority: Priority) -> Result<Claim, Refused> {
-        let (claim, called) = self.enter(size, priority)?;
+        let (claim, called, mut moved) = self.enter(size, priority)?;
         let turn = async {
             tokio::select! {
                 biased;
@@ -186,27 +219,39 @@ impl Shared {
                 never = self.keep_looking() => match never {},
             }
         };
-        match timeout(PATIENCE, turn).await {
-            Ok(Ok(())) => Ok(claim),
-            Ok(Err(_closed)) => Err(Refused::Closed),
-            Err(_elapsed) => {
-                // While the claim is still in the line: who leaves it last opens the gate.
-                let state = self.state();
-                Err(Refused::Impatient(state.ledger.usage(), state.shut))
+        let mut turn = pin!(turn);
+        loop {
+            match timeout_at(moved + PATIENCE, &mut turn).await {
+                Ok(Ok(())) => return Ok(claim),
+                Ok(Err(_closed)) => return Err(Refused::Closed),
+                Err(_elapsed) => {
+                    // While the claim is still in the line: who leaves it last opens the gate.
+                    let state = self.state();
+                    match state.callers.get(&claim.ticket) {
+                        Some(caller) if caller.moved == moved => {
+                            return Err(Refused::Impatient(state.ledger.usage(), state.shut));
+                        }
+                        Some(caller) => moved = caller.moved,
+                        // It was called, or all were sent away, in this very moment: the next look sees it.
+                        None => {}
+                    }
+                }
             }
         }
     }
 
-    fn enter(self: &Arc<Self>, size: Size, priority: Priority) -> Result<(Claim, oneshot::Receiver<()>), Refused> {
+    /// A place in the line, how its holder is called, and when it began to wait.
+    fn enter(self: &Arc<Self>, size: Size, priority: Priority) -> Result<(Claim, Called, Instant), Refused> {
         let mut state = self.state();
         if state.closed {
             return Err(Refused::Closed);
         }
         let ticket = state.ledger.request(size, priority).map_err(|Never| Refused::Never)?;
         let (caller, called) = oneshot::channel();
-        state.callers.insert(ticket, caller);
+        let moved = Instant::now();
+        state.callers.insert(ticket, Caller { priority, called: caller, moved });
         self.settle(&mut state);
-        Ok((Claim { shared: Arc::clone(self), ticket }, called))
+        Ok((Claim { shared: Arc::clone(self), ticket }, called, moved))
     }
 
     /// Calls all whose turn it is. The machine is looked at once, and only if there is memory for somebody in the line.
@@ -217,10 +262,14 @@ impl Shared {
             shut = gate::check(sample, need, self.budget.reserve_mib).err();
             shut.is_none()
         });
-        for caller in granted.into_iter().filter_map(|ticket| state.callers.remove(&ticket)) {
+        let mut first: Option<(Priority, Ticket)> = None;
+        for ticket in granted {
+            let Some(Caller { priority, called, .. }) = state.callers.remove(&ticket) else { continue };
+            first = first.into_iter().chain([(priority, ticket)]).min();
             // One who has gone meanwhile drops the claim next, and with it the grant.
-            let _ = caller.send(());
+            let _ = called.send(());
         }
+        state.advance_behind(first);
         state.shut = shut;
         if shut.is_some() {
             self.found_shut.notify_one();
@@ -258,7 +307,10 @@ impl Shared {
             Refused::Impatient(usage, shut) => (usage, shut),
         };
         let patience = PATIENCE.as_secs();
-        let message = format!("{doing}: {charge} did not become free in {patience} s; {}", describe(usage, whole));
+        let message = format!(
+            "{doing}: {charge} did not become free, and the line did not move for {patience} s; {}",
+            describe(usage, whole)
+        );
         let error = Error::new(ErrorKind::Capacity, message).remedied_by("try again later, or run fewer at once");
         match shut {
             Some(shut) => error.because(shut),

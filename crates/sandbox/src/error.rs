@@ -31,15 +31,23 @@ pub enum ErrorKind {
     InvalidCode,
     /// An environment variable is not allowed.
     InvalidEnv,
+    /// A package is not pinned, or the language has none.
+    PackageNotAllowed,
+    /// The request is valid, and asks for what this version cannot do yet; nothing was tried.
+    Unsupported,
     /// An id stands for no VM, or for more than one.
     UnknownVm,
     /// Something that must be installed is missing or too old.
     Dependency,
     /// The guest's image is not there.
     AssetNotFound,
-    /// The guest's image is there and is not what its manifest says.
+    /// The guest's image is there, or was fetched, and is not what its manifest says.
     AssetDamaged,
-    /// No memory or CPU became free in time; the code did not run.
+    /// The guest's image could not be fetched. No code ran, so trying again is safe; it is no transient failure all the same, because
+    /// what passes by itself has been tried several times already.
+    AssetDownload,
+    /// No memory or CPU became free, and nobody ahead in the line got any for 120 s; or there is less than was asked for. The code did
+    /// not run.
     Capacity,
     /// The VM did not come up in time; the code did not run.
     BootTimeout,
@@ -84,6 +92,8 @@ impl ErrorKind {
                 | Self::InvalidConfig
                 | Self::InvalidCode
                 | Self::InvalidEnv
+                | Self::PackageNotAllowed
+                | Self::Unsupported
                 | Self::UnknownVm
         )
     }
@@ -96,10 +106,13 @@ impl ErrorKind {
             Self::InvalidConfig => "invalid_config",
             Self::InvalidCode => "invalid_code",
             Self::InvalidEnv => "invalid_env",
+            Self::PackageNotAllowed => "package_not_allowed",
+            Self::Unsupported => "unsupported",
             Self::UnknownVm => "unknown_vm",
             Self::Dependency => "dependency",
             Self::AssetNotFound => "asset_not_found",
             Self::AssetDamaged => "asset_damaged",
+            Self::AssetDownload => "asset_download",
             Self::Capacity => "capacity",
             Self::BootTimeout => "boot_timeout",
             Self::Vm => "vm",

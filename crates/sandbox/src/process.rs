@@ -21,6 +21,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use tokio::sync::watch;
 
 pub(crate) use confinement::{Confinement, Layer, Missing, Subject};
 pub use handle::{Process, ProcessUsage};
@@ -34,7 +35,8 @@ use pidfd::PidFd;
 #[derive(Debug)]
 pub(crate) struct Child {
     pidfd: PidFd,
-    ended: Option<Ended>,
+    /// How it ended, once it has been reaped, for its observers too.
+    ended: watch::Sender<Option<Ended>>,
     /// Dropped after the process has been reaped.
     group: Option<VmCgroup>,
 }
@@ -44,7 +46,7 @@ impl Child {
     pub(crate) async fn spawn(command: Command) -> Result<Self, SpawnError> {
         let (spawned, group) = spawner::spawn(command).await?;
         let pidfd = PidFd::register(spawned)?;
-        Ok(Self { pidfd, ended: None, group })
+        Ok(Self { pidfd, ended: watch::Sender::new(None), group })
     }
 
     /// The process id, which stays this process's until it has been reaped.
@@ -55,17 +57,17 @@ impl Child {
     /// What observers are given.
     pub(crate) fn handle(&self) -> io::Result<Process> {
         let pidfd: OwnedFd = self.pidfd.as_fd().try_clone_to_owned()?;
-        Ok(Process::new(self.pid(), pidfd))
+        Ok(Process::new(self.pid(), pidfd, self.ended.subscribe()))
     }
 
     /// Waits for the process's end and reaps it. May be dropped and called again.
     pub(crate) async fn ended(&mut self) -> io::Result<Ended> {
-        if let Some(ended) = self.ended {
+        if let Some(ended) = *self.ended.borrow() {
             return Ok(ended);
         }
         self.pidfd.readable().await?;
         let ended = self.pidfd.reap()?;
-        self.ended = Some(ended);
+        self.ended.send_replace(Some(ended));
         Ok(ended)
     }
 
@@ -83,13 +85,10 @@ impl Child {
     }
 
     fn signal(&self, signal: Signal) -> io::Result<()> {
-        if self.ended.is_some() {
+        if self.ended.borrow().is_some() {
             return Ok(());
         }
-        match rustix::process::pidfd_send_signal(self.pidfd.as_fd(), signal) {
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+        pidfd::send(self.pidfd.as_fd(), signal)
     }
 
     /// Kills the process and waits for its end, at most `patience`. `None`: it is not confirmed dead, or something else in its
@@ -116,15 +115,18 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         // A panic of the owner, or the end of the runtime that it lived in, leads here. The wait is short, and a zombie is worse.
-        if self.ended.is_none() {
-            pidfd::kill_and_reap(self.pidfd.pid(), self.pidfd.as_fd());
+        if self.ended.borrow().is_none() {
+            self.ended.send_replace(pidfd::kill_and_reap(self.pidfd.pid(), self.pidfd.as_fd()));
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
+    use crate::maker::tests::{fork, is_well};
 
     fn shell(script: &str) -> Command {
         Command::new("/bin/sh".into(), vec!["-c".into(), script.into()])
@@ -138,7 +140,7 @@ mod tests {
     async fn an_exit_code_arrives_with_the_processs_usage() {
         let mut child = Child::spawn(shell("exit 7")).await.expect("sh starts");
         let ended = child.ended().await.expect("it can be waited for");
-        assert_eq!(ended.code, Some(7));
+        assert_eq!(ended.status.and_then(|status| status.code()), Some(7));
         assert!(ended.usage.is_some_and(|usage| usage.max_resident_bytes > 0));
         assert!(!is_alive(child.pid()), "it has been reaped");
     }
@@ -148,7 +150,8 @@ mod tests {
         let mut child = Child::spawn(shell("exec sleep 1000")).await.expect("sh starts");
         assert!(is_alive(child.pid()));
         let ended = child.kill_and_reap(Duration::from_secs(5)).await.expect("it can be killed");
-        assert_eq!(ended.expect("SIGKILL works").signal, Some(9));
+        let status = ended.expect("SIGKILL works").status.expect("it was reaped here");
+        assert_eq!(status.signal(), Some(9));
         assert!(!is_alive(child.pid()));
     }
 
@@ -161,11 +164,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_forked_process_that_drops_what_it_has_inherited_ends_nothing() {
+        let mut child = Some(Child::spawn(shell("exec sleep 1000")).await.expect("sh starts"));
+        let process = child.as_ref().and_then(|child| child.handle().ok()).expect("there are descriptors");
+        assert!(is_well(fork(|| {
+            drop(child.take());
+            process.is_alive()
+        })));
+        assert!(process.is_alive());
+        drop(child);
+        assert!(!process.is_alive());
+    }
+
+    #[tokio::test]
     async fn a_process_that_somebody_else_has_reaped_is_dead_all_the_same() {
         let mut child = Child::spawn(shell("exit 7")).await.expect("sh starts");
         rustix::process::waitpid(Some(child.pidfd.pid()), rustix::process::WaitOptions::empty()).expect("it is ours");
         let ended = child.kill_and_reap(Duration::from_secs(5)).await.expect("it is gone");
-        assert_eq!(ended, Some(Ended { code: None, signal: None, usage: None }));
+        assert_eq!(ended, Some(Ended { status: None, usage: None }));
     }
 
     #[tokio::test]

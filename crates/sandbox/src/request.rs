@@ -4,6 +4,8 @@
 //! checks everything before any resource is taken; inside the crate an invalid value has no representation.
 
 mod env;
+mod network;
+mod packages;
 mod spec;
 
 use std::time::Duration;
@@ -12,8 +14,9 @@ use exec_sandbox_wire as wire;
 use tokio::sync::mpsc;
 use wire::limits;
 
+pub use network::{NetworkPolicy, PortMapping, Protocol, UnknownProtocol};
 pub(crate) use spec::ValidVm;
-pub use spec::{NetworkPolicy, VmSpec};
+pub use spec::VmSpec;
 
 use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig};
 
@@ -22,6 +25,9 @@ pub const MIN_MEMORY_MIB: u32 = 128;
 
 /// Longest code, in characters.
 pub const MAX_CODE_CHARS: usize = 1_048_576;
+
+/// Longest time of a program; the shortest is a second.
+pub const MAX_TIMEOUT: Duration = limits::MAX_EXEC_TIMEOUT;
 
 /// One execution in a fresh VM, as the caller gives it. Checked when it is run.
 #[derive(Clone, Debug)]
@@ -36,6 +42,12 @@ pub struct RunRequest {
     pub memory_mib: Option<u32>,
     /// Environment variables of the program, at most 100.
     pub env: Vec<(String, String)>,
+    /// Packages of the VM, as in [`VmSpec`].
+    pub packages: Vec<String>,
+    /// What of the network the VM reaches.
+    pub network: NetworkPolicy,
+    /// Ports of the VM that are reached from the host, as in [`VmSpec`].
+    pub expose: Vec<PortMapping>,
     /// Stream what the guest's kernel says while it boots. It slows the boot.
     pub boot_log: bool,
 }
@@ -65,7 +77,17 @@ impl RunRequest {
     /// A request with the scheduler's defaults for all but language and code.
     #[must_use]
     pub fn new(language: Language, code: impl Into<String>) -> Self {
-        Self { code: code.into(), language, timeout: None, memory_mib: None, env: Vec::new(), boot_log: false }
+        Self {
+            code: code.into(),
+            language,
+            timeout: None,
+            memory_mib: None,
+            env: Vec::new(),
+            packages: Vec::new(),
+            network: NetworkPolicy::Denied,
+            expose: Vec::new(),
+            boot_log: false,
+        }
     }
 
     /// What the request means under `config`: a VM, and the execution for it. `output` gets the boot log if one is asked for.
@@ -80,6 +102,9 @@ impl RunRequest {
         let execution = ExecRequest { code: self.code, timeout: self.timeout, env: self.env };
         let spec = VmSpec {
             memory_mib: self.memory_mib,
+            packages: self.packages,
+            network: self.network,
+            expose: self.expose,
             boot_log: output.filter(|_| self.boot_log).cloned(),
             ..VmSpec::new(self.language)
         };
@@ -111,7 +136,7 @@ impl ExecRequest {
 }
 
 pub(crate) fn check_timeout(timeout: Duration) -> Result<(), Error> {
-    if timeout >= Duration::from_secs(1) && timeout <= limits::MAX_EXEC_TIMEOUT {
+    if timeout >= Duration::from_secs(1) && timeout <= MAX_TIMEOUT {
         return Ok(());
     }
     let given = timeout.as_secs_f64();
@@ -171,6 +196,14 @@ mod tests {
     fn too_little_memory_is_refused() {
         assert_eq!(kind_of(|request| request.memory_mib = Some(MIN_MEMORY_MIB)), None);
         assert_eq!(kind_of(|request| request.memory_mib = Some(MIN_MEMORY_MIB - 1)), Some(ErrorKind::InvalidConfig));
+    }
+
+    #[test]
+    fn packages_network_and_ports_are_those_of_the_vm() {
+        assert_eq!(kind_of(|request| request.packages = vec!["x".into()]), Some(ErrorKind::PackageNotAllowed));
+        assert_eq!(kind_of(|request| request.network = NetworkPolicy::Open), Some(ErrorKind::Unsupported));
+        let port = PortMapping { internal: 80, external: Some(80), protocol: Protocol::Udp };
+        assert_eq!(kind_of(|request| request.expose = vec![port]), Some(ErrorKind::InvalidArgument));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Run directories: one per VM, held by a lock for as long as the process that made it lives.
+//! Run directories: one per VM, held by a lock for as long as the process that made it lives (`lock`).
 //!
 //! `<root>/<vm id>/` has the lock, the agent's socket, and what is written down about the VM (`record`). Whoever starts next
 //! takes the locks that nobody holds any more, ends what those directories name, and removes them (`reap`); whoever wants one
@@ -9,13 +9,14 @@ mod end;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod identity;
+mod lock;
 mod reap;
 mod record;
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -30,6 +31,7 @@ pub(crate) use record::{ChildRecord, Details, QEMU, Record};
 
 use crate::ids;
 use identity::ProcessName;
+use lock::Lock;
 
 /// Files of a run directory. QEMU removes the socket itself when it ends in good order.
 const LOCK: &str = "lock";
@@ -49,11 +51,11 @@ pub(crate) struct RunDirError {
     source: io::Error,
 }
 
-/// The directory of one VM. Dropped, it is removed if [`remove`](Self::remove) was not called.
+/// The directory of one VM. Dropped by the process that made it, it is removed if [`remove`](Self::remove) was not called.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     path: PathBuf,
-    _lock: File,
+    lock: Lock,
 }
 
 /// A directory as somebody finds it who does not own it.
@@ -61,7 +63,7 @@ pub(crate) struct RunDir {
 pub(crate) struct Found {
     pub(crate) id: String,
     pub(crate) path: PathBuf,
-    /// Somebody holds the lock.
+    /// Somebody holds the lock, and is not known to be gone.
     pub(crate) is_held: bool,
     /// `None`: it cannot be read.
     pub(crate) record: Option<Record>,
@@ -81,9 +83,9 @@ impl RunDir {
         let _exclusive = lock_root(root)?;
         DirBuilder::new().mode(0o700).create(&path).map_err(at("creating the run directory"))?;
         // Until it has a lock it has no owner who would remove it.
-        let lock = create_lock(&path.join(LOCK)).and_then(|lock| lock.lock().map(|()| lock));
+        let lock = Lock::wait(&path, || ());
         let lock = lock.inspect_err(|_| drop(clear(&path))).map_err(at("locking the run directory"))?;
-        let dir = Self { path: path.clone(), _lock: lock };
+        let dir = Self { path: path.clone(), lock };
         Record::new(id, details)
             .and_then(|record| record.write(&path.join(RECORD)))
             .map_err(at("writing the record in"))?;
@@ -112,9 +114,8 @@ impl RunDir {
     /// Leaves it as a process does that is killed.
     #[cfg(test)]
     pub(crate) fn abandon(self) {
-        let lock = self._lock.try_clone().expect("a descriptor is free");
+        self.lock.unlock();
         std::mem::forget(self);
-        lock.unlock().expect("it is ours");
     }
 
     /// Removes the directory and all in it.
@@ -125,7 +126,9 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        let _ = clear(&self.path);
+        if self.lock.is_own() {
+            let _ = clear(&self.path);
+        }
     }
 }
 
@@ -161,8 +164,8 @@ pub(crate) fn list(root: &Path) -> Result<Vec<Found>, RunDirError> {
     Ok(all)
 }
 
-/// Visits each VM's directory with its lock, which is held then, or without it if somebody else holds it.
-fn each_directory(root: &Path, mut visit: impl FnMut(&Path, Option<File>)) -> Result<(), RunDirError> {
+/// Visits each VM's directory with its lock, or without it if that is somebody else's.
+fn each_directory(root: &Path, mut visit: impl FnMut(&Path, Option<Lock>)) -> Result<(), RunDirError> {
     if !root.exists() {
         return Ok(());
     }
@@ -173,8 +176,8 @@ fn each_directory(root: &Path, mut visit: impl FnMut(&Path, Option<File>)) -> Re
             continue;
         }
         let path = entry.path();
-        match OpenOptions::new().write(true).open(path.join(LOCK)) {
-            Ok(lock) => visit(&path, lock.try_lock().is_ok().then_some(lock)),
+        match Lock::take(&path) {
+            Ok(lock) => visit(&path, lock),
             // On its way out, or left there by a process that ended on the way; one that has files in it is not ours.
             Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(&path)),
             Err(error) => warn!(path = %path.display(), %error, "the lock of a run directory cannot be opened"),
@@ -211,7 +214,7 @@ fn id_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn lock_root(root: &Path) -> Result<File, RunDirError> {
+fn lock_root(root: &Path) -> Result<Lock, RunDirError> {
     let at = |doing| RunDirError::at(doing, root);
     DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at("creating"))?;
     let metadata = fs::symlink_metadata(root).map_err(at("examining"))?;
@@ -220,16 +223,8 @@ fn lock_root(root: &Path) -> Result<File, RunDirError> {
             io::Error::new(io::ErrorKind::PermissionDenied, "it must be a directory that only this user may write to");
         return Err(at("using")(refused));
     }
-    let lock = create_lock(&root.join(LOCK)).map_err(at("locking"))?;
-    if lock.try_lock().is_err() {
-        debug!(root = %root.display(), "waiting for another process that starts or prepares a VM");
-        lock.lock().map_err(at("locking"))?;
-    }
-    Ok(lock)
-}
-
-fn create_lock(path: &Path) -> io::Result<File> {
-    OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+    let waiting = || debug!(root = %root.display(), "waiting for another process that starts or prepares a VM");
+    Lock::wait(root, waiting).map_err(at("locking"))
 }
 
 #[cfg(test)]

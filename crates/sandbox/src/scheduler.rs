@@ -1,14 +1,12 @@
 //! The scheduler: the door of the library for whoever wants code run. It makes a VM for each run and ends it afterwards.
 
-use std::time::Duration;
-
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
     Error, Outcome, Output, RunRequest, SchedulerConfig, Session, SessionRequest, VmManager,
     outcome::Timing,
     request::ValidVm,
-    vm::{Booted, Ending, Executed},
+    vm::{BootTiming, Ending, Executed},
 };
 
 /// What the scheduler found on this machine and uses.
@@ -93,21 +91,20 @@ impl Scheduler {
         let called = Instant::now();
         let (spec, execution) = request.validate(self.config(), output.as_ref())?;
         let vm = self.manager.create(spec).await?;
-        let ready = called.elapsed();
         let executed = vm.run(execution, output).await;
         let dying = Instant::now();
         let used = vm.end(Ending::AtOnce).await;
         let executed = executed?;
-        let timing = timing(called, ready, vm.booted(), &executed, dying);
+        let timing = timing(called, vm.boot_timing(), &executed, dying);
         executed.ran.into_outcome(vm.vm_id().to_owned(), timing, used?.into())
     }
 }
 
-fn timing(called: Instant, ready: Duration, booted: Booted, executed: &Executed, dying: Instant) -> Timing {
-    let Booted { prepare, spawn, guest_wait } = booted;
+fn timing(called: Instant, booted: BootTiming, executed: &Executed, dying: Instant) -> Timing {
+    let BootTiming { admission, prepare, spawn, guest_wait } = booted;
     Timing {
-        // What was not the boot until the VM was there, and what the program had to wait for then.
-        admission: ready.saturating_sub(prepare + spawn + guest_wait) + executed.admission,
+        // For the VM, and for the program if the VM had given back its CPU.
+        admission: admission + executed.admission,
         prepare,
         spawn,
         guest_wait,

@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use execution::Ran;
 pub use executions::{Control, Execution};
-pub use files::{FileInfo, FileType, MAX_LISTED_ENTRIES, WriteOptions};
+pub use files::{FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, WriteOptions};
 
 use crate::{
     Error, ErrorKind, Language, SchedulerConfig,
@@ -58,7 +58,7 @@ pub struct QemuVm {
     language: Language,
     config: Arc<SchedulerConfig>,
     process: Process,
-    booted: Booted,
+    booted: BootTiming,
     mailbox: mpsc::Sender<Request>,
     attention: Arc<Notify>,
     /// Held by the caller whose execution it is.
@@ -89,12 +89,18 @@ pub enum Ending {
     },
 }
 
-/// How long the phases of a boot took.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Booted {
-    pub(crate) prepare: Duration,
-    pub(crate) spawn: Duration,
-    pub(crate) guest_wait: Duration,
+/// How long the phases of a boot took, which do not overlap. They mean what they mean in [`Timing`](crate::Timing).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BootTiming {
+    /// Waiting for memory and CPU.
+    pub admission: Duration,
+    /// From there to a VM that can be started.
+    pub prepare: Duration,
+    /// Starting QEMU's process, until it has been executed.
+    pub spawn: Duration,
+    /// From there to the agent's first answer.
+    pub guest_wait: Duration,
 }
 
 /// A program that ran, and when.
@@ -176,6 +182,12 @@ impl QemuVm {
         None
     }
 
+    /// Where the time of its boot went.
+    #[must_use]
+    pub fn boot_timing(&self) -> BootTiming {
+        self.booted
+    }
+
     /// The channel to its agent.
     #[must_use]
     pub fn channel(&self) -> Channel<'_> {
@@ -199,10 +211,6 @@ impl QemuVm {
         self.end(ending).await.map(drop)
     }
 
-    pub(crate) fn booted(&self) -> Booted {
-        self.booted
-    }
-
     /// Ends the VM for a reason that is told to whoever uses it afterwards.
     pub(crate) async fn end_because(&self, why: &'static str) -> Result<(), Error> {
         self.grave.begin(why);
@@ -212,6 +220,11 @@ impl QemuVm {
     /// Why it has ended, or is about to.
     pub(crate) fn ended_because(&self) -> Option<&'static str> {
         self.grave.why()
+    }
+
+    /// Whether it has ended, or is about to, without anybody having ended it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.grave.why() == Some(grave::LOST)
     }
 
     /// Ends the VM. `None`: it is dead, and what it used is not known.

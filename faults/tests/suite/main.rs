@@ -8,6 +8,7 @@ mod boot;
 mod callers;
 mod cycles;
 mod execution;
+mod fork;
 mod host;
 mod leftovers;
 mod monitor;

@@ -53,8 +53,9 @@ async fn in_vm(
     log: mpsc::Sender<Output>,
 ) -> Done {
     let called = Instant::now();
-    let RunRequest { code, language, timeout, memory_mib, env, boot_log } = request;
-    let spec = VmSpec { memory_mib, boot_log: boot_log.then_some(log), ..VmSpec::new(language) };
+    let RunRequest { code, language, timeout, memory_mib, env, packages, network, expose, boot_log } = request;
+    let boot_log = boot_log.then_some(log);
+    let spec = VmSpec { memory_mib, packages, network, expose, boot_log, ..VmSpec::new(language) };
     let vm = match scheduler.manager().create_vm(spec).await {
         Ok(vm) => vm,
         Err(error) => return Done { result: Err(error.into()), downloads: Vec::new() },
@@ -66,12 +67,14 @@ async fn in_vm(
     let used = vm.process().usage().ok();
     let dying = Instant::now();
     let destroyed = vm.destroy().await;
-    if let Ok(outcome) = &mut done.result {
-        outcome.timing.teardown = dying.elapsed();
-        outcome.timing.total = called.elapsed();
+    if let Ok(Outcome { timing, usage, .. }) = &mut done.result {
+        let booted = vm.boot_timing();
+        timing.admission += booted.admission;
+        (timing.prepare, timing.spawn, timing.guest_wait) = (booted.prepare, booted.spawn, booted.guest_wait);
+        (timing.teardown, timing.total) = (dying.elapsed(), called.elapsed());
         if let Some(used) = used {
-            outcome.usage.qemu_cpu = Some(used.cpu);
-            outcome.usage.qemu_memory_peak_bytes = Some(used.resident_peak_bytes);
+            usage.qemu_cpu = Some(used.cpu);
+            usage.qemu_memory_peak_bytes = Some(used.resident_peak_bytes);
         }
     }
     if let Err(error) = destroyed {

@@ -35,8 +35,19 @@ impl World {
         Self::with(Policy::AllowList(AllowList::new([domain]).expect("it is a domain")))
     }
 
+    fn court(&mut self) -> (&mut Resolver, Court<'_>) {
+        let Self { rules, resolver, book, refusals, now } = self;
+        (resolver, Court { rules, book, refusals, now: *now })
+    }
+
     fn say(&mut self, message: &[u8]) -> Action {
-        self.resolver.query(&self.rules, message, Transport::Udp, &mut self.refusals, self.now)
+        let (resolver, court) = self.court();
+        resolver.query(message, Transport::Udp, court)
+    }
+
+    fn hear(&mut self, key: u64, answer: &[u8]) -> Option<Vec<u8>> {
+        let (resolver, court) = self.court();
+        resolver.upstream(key, answer, court)
     }
 
     fn ask(&mut self, name: &str, kind: RecordType) -> Action {
@@ -54,8 +65,7 @@ impl World {
     /// Answers it, and returns what the guest is told.
     fn answered(&mut self, key: u64, answer: &Message) -> Option<Message> {
         let bytes = answer.to_vec().expect("it is an answer");
-        let told = self.resolver.upstream(&self.rules, &mut self.book, key, &bytes, &mut self.refusals, self.now);
-        told.map(|told| Message::from_vec(&told).expect("it is an answer"))
+        self.hear(key, &bytes).map(|told| Message::from_vec(&told).expect("it is an answer"))
     }
 
     fn count(&self, refusal: Refusal) -> u64 {
@@ -206,7 +216,7 @@ fn what_is_no_answer_to_the_question_leaves_it_open() {
     for wrong in [&other_number, &other_name, &other_type, &without, &question] {
         assert!(world.answered(key, wrong).is_none(), "{wrong:?}");
     }
-    let garbage = world.resolver.upstream(&world.rules, &mut world.book, key, b"?", &mut world.refusals, world.now);
+    let garbage = world.hear(key, b"?");
     assert_eq!((garbage, world.resolver.pending()), (None, 1));
     assert_eq!(addresses_in(&world.answered(key, &good).expect("this is one")), [[8, 8, 4, 4]]);
 }
@@ -275,7 +285,7 @@ proptest! {
         let (key, question) = world.forwarded("some.example.");
         let records = addresses.iter().map(|address| a("some.example.", ttl, *address)).collect();
         let bytes = reply(&question, records).to_vec().expect("it is an answer");
-        let told = world.resolver.upstream(&world.rules, &mut world.book, key, &bytes, &mut world.refusals, world.now);
+        let told = world.hear(key, &bytes);
         let told = told.expect("it is told");
         prop_assert!(told.len() <= MAX_UDP_QUESTION_BYTES);
         let told = Message::from_vec(&told).expect("it is an answer");

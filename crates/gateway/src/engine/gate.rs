@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    dns::{Action, Resolver, Transport},
+    dns::{Action, Court, Resolver, Transport},
     names::{Book, Verdict},
     policy::{Destination, Policy, Protocol, Refusal, Refusals, Rules},
     tls::{self, Scanner},
@@ -82,7 +82,8 @@ impl Gate {
         refusals: &mut Refusals,
         now: Instant,
     ) -> Action {
-        self.resolver.query(&self.rules, message, transport, refusals, now)
+        let court = Court { rules: &self.rules, book: &mut self.book, refusals, now };
+        self.resolver.query(message, transport, court)
     }
 
     /// What the guest is told after a resolver has answered. `None`: it has not answered this.
@@ -93,7 +94,8 @@ impl Gate {
         refusals: &mut Refusals,
         now: Instant,
     ) -> Option<Vec<u8>> {
-        self.resolver.upstream(&self.rules, &mut self.book, key, answer, refusals, now)
+        let court = Court { rules: &self.rules, book: &mut self.book, refusals, now };
+        self.resolver.upstream(key, answer, court)
     }
 
     /// What the guest is told of a question that nobody answers.

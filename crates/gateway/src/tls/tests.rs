@@ -309,8 +309,7 @@ proptest! {
         let at = at % bytes.len();
         bytes[at] = byte;
         check_beside_rustls(&bytes)?;
-        let mut parts = Parts::default();
-        parts.extensions = vec![(0, names(&[(0, name.as_bytes())])), (13, vec![0, 2, 4, 3]), (10, vec![0, 2, 0, 29])];
+        let parts = Parts { extensions: vec![(0, names(&[(0, name.as_bytes())])), (13, vec![0, 2, 4, 3]), (10, vec![0, 2, 0, 29])], ..Parts::default() };
         check_beside_rustls(&parts.bytes())?;
     }
 }

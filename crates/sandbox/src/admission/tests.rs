@@ -163,8 +163,8 @@ async fn an_idle_vm_holds_memory_and_no_cpu() {
         take_cpu(permit).await.expect("it may be asked for again");
     }
     let refused = take_cpu(&mut idle[3]).await.expect_err("all cores are taken, and nobody gives one back");
-    let expected = "admitting an execution: 1 core did not become free in 120 s; 1000 of 1000 MiB and 3 of 3 cores are \
-                    held by 5 VMs, and 0 more wait";
+    let expected = "admitting an execution: 1 core did not become free, and the line did not move for 120 s; 1000 of \
+                    1000 MiB and 3 of 3 cores are held by 5 VMs, and 0 more wait";
     assert_eq!(refused.to_string(), expected);
     idle[0].give_back_cpu();
     take_cpu(&mut idle[3]).await.expect("one was given back");
@@ -262,12 +262,78 @@ async fn who_waits_in_vain_is_told_who_has_it_and_which_gate_is_shut() {
     let _holder = admission.admit(200, Priority::Normal).await.expect("no VM runs yet");
     machine.becomes(with_available(100));
     let refused = admission.admit(200, Priority::Normal).await.expect_err("the gate stays shut");
-    let expected = "admitting a VM of 200 MiB: 300 MiB with 1 core did not become free in 120 s; 300 of 1000 MiB and 1 \
-                    of 3 cores are held by 1 VM, and 0 more wait";
+    let expected = "admitting a VM of 200 MiB: 300 MiB with 1 core did not become free, and the line did not move for \
+                    120 s; 300 of 1000 MiB and 1 of 3 cores are held by 1 VM, and 0 more wait";
     assert_eq!(refused.to_string(), expected);
     let gate = std::error::Error::source(&refused).expect("a gate was shut").to_string();
     let expected = "the host has 100 MiB of memory available and one more VM needs 650 MiB to be there";
     assert_eq!((refused.kind(), gate.as_str()), (ErrorKind::Capacity, expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_moves_gets_everybody_through() {
+    let (admission, _) = admission();
+    let mut holder = admission.admit(900, Priority::Normal).await.expect("there is room");
+    let mut line = Vec::new();
+    for _ in 0..12 {
+        line.push(ask(&admission, 900, Priority::Normal).await);
+    }
+    let refill = ask(&admission, 900, Priority::Low).await;
+    let begun = Instant::now();
+    for next in line {
+        sleep(Duration::from_secs(100)).await;
+        drop(holder);
+        holder = admitted(next).await;
+    }
+    assert_eq!(begun.elapsed(), Duration::from_secs(20 * 60));
+    drop(holder);
+    admitted(refill).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_that_stands_still_is_left_120_s_after_it_moved_last() {
+    let (admission, _) = admission();
+    let first = admission.admit(900, Priority::Normal).await.expect("there is room");
+    let second = ask(&admission, 900, Priority::Normal).await;
+    sleep(Duration::from_secs(70)).await;
+    let (third, fourth) = (ask(&admission, 900, Priority::Normal).await, ask(&admission, 900, Priority::Normal).await);
+    sleep(Duration::from_secs(10)).await;
+    drop(first);
+    let _second = admitted(second).await;
+    let moved = Instant::now();
+    for waiting in [third, fourth] {
+        let refused = waiting.await.expect("no panic").expect_err("the second one stays");
+        assert_eq!((refused.kind(), moved.elapsed()), (ErrorKind::Capacity, PATIENCE));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_gets_on_because_somebody_ahead_gives_up_or_somebody_behind_is_served() {
+    let (admission, _) = admission();
+    let mut session = admission.admit(900, Priority::Normal).await.expect("there is room");
+    let (gives_up, asked) = (ask(&admission, 900, Priority::Normal).await, Instant::now());
+    let stays = ask(&admission, 900, Priority::Normal).await;
+    sleep(Duration::from_secs(60)).await;
+    gives_up.abort();
+    // An execution passes those who wait for memory.
+    take_cpu(&mut session).await.expect("there is CPU");
+    stays.await.expect("no panic").expect_err("the session keeps its memory");
+    assert_eq!(asked.elapsed(), PATIENCE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_ahead_who_gives_up_lets_the_line_move_if_somebody_is_granted_for_it() {
+    let (admission, _) = admission();
+    let _holder = admission.admit(500, Priority::Normal).await.expect("there is room");
+    let large = ask(&admission, 900, Priority::Normal).await;
+    let small = ask(&admission, 200, Priority::Normal).await;
+    let last = ask(&admission, 900, Priority::Normal).await;
+    sleep(Duration::from_secs(60)).await;
+    large.abort();
+    let _small = admitted(small).await;
+    let moved = Instant::now();
+    last.await.expect("no panic").expect_err("nobody leaves any more");
+    assert_eq!(moved.elapsed(), PATIENCE);
 }
 
 #[tokio::test(start_paused = true)]

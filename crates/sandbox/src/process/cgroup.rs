@@ -22,6 +22,7 @@ use tokio::io::Interest;
 use tracing::{debug, warn};
 
 use super::pidfd;
+use crate::maker::Maker;
 
 /// How the names of groups begin.
 const PREFIX: &str = "exec-sandbox.";
@@ -45,8 +46,10 @@ pub(crate) struct Delegated {
 #[derive(Debug)]
 pub(crate) struct VmCgroup {
     dir: PathBuf,
-    /// The directory, locked.
+    /// The directory, locked. A process that is forked has the lock too, and a group whose maker is gone stays, empty, until that one
+    /// is gone as well.
     _held: File,
+    maker: Maker,
     removed: bool,
 }
 
@@ -135,7 +138,9 @@ impl VmCgroup {
             let held = File::open(&dir).and_then(|held| held.lock().map(|()| held));
             // Locked, it stays. Before that it looked like one that a dead process has left.
             match held {
-                Ok(held) if dir.exists() => return Ok(Self { dir, _held: held, removed: false }),
+                Ok(held) if dir.exists() => {
+                    return Ok(Self { dir, _held: held, maker: Maker::this_process(), removed: false });
+                }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
@@ -188,7 +193,7 @@ impl VmCgroup {
 
 impl Drop for VmCgroup {
     fn drop(&mut self) {
-        if self.removed || self.try_remove() || self.kill().is_err() {
+        if !self.maker.is_this_process() || self.removed || self.try_remove() || self.kill().is_err() {
             return;
         }
         let Ok(mut events) = File::open(self.dir.join("cgroup.events")) else { return };
@@ -254,6 +259,7 @@ fn own_group(memberships: &str, mounts: &str) -> Option<(PathBuf, PathBuf)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::maker::tests::{fork, is_well};
 
     /// A group's directory as its files look, in a directory of this test's.
     fn pretend(controllers: &str, enabled: &str) -> tempfile::TempDir {
@@ -325,6 +331,19 @@ mod tests {
             matches!(&error, NoGroups::NoControllers { dir } | NoGroups::NotDelegated { dir } if told_of(dir)),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_forked_process_leaves_the_group_to_its_maker() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("exec-sandbox.vm-1");
+        let mut group = Some(VmCgroup::create(path.clone()).expect("it is new"));
+        assert!(is_well(fork(|| {
+            drop(group.take());
+            path.exists()
+        })));
+        drop(group);
+        assert!(!path.exists());
     }
 
     #[test]

@@ -1,21 +1,35 @@
-//! A process as its observers see it: whether it lives and what it uses. They cannot end it; its owner can.
+//! A process as its observers see it: whether it lives, what it uses and how it ended. Its end is its owner's business, who reaps
+//! it; an observer may send it a signal, as any process of the user's may.
 
 use std::{
     fs, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    process::ExitStatus,
+    sync::Arc,
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     param,
+    process::Signal,
 };
+use tokio::{sync::watch, time::timeout};
 
-/// A process that belongs to a VM. It stays known when it has ended: the descriptor means this process and no other.
-#[derive(Debug)]
+use super::pidfd::{self, Ended};
+
+/// How long the owner of a process that has ended may take to reap it. It does so at once, unless the runtime that it lives in
+/// stands still.
+const REAPER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A process that belongs to a VM. It stays known when it has ended, and when the VM's handle is gone: the descriptor means this
+/// process and no other.
+#[derive(Clone, Debug)]
 pub struct Process {
     pid: u32,
-    pidfd: OwnedFd,
+    pidfd: Arc<OwnedFd>,
+    /// The owner's. Without its sender nobody of ours will reap any more.
+    ended: watch::Receiver<Option<Ended>>,
 }
 
 /// What a living process uses, as the kernel tells it.
@@ -31,8 +45,8 @@ pub struct ProcessUsage {
 }
 
 impl Process {
-    pub(crate) fn new(pid: u32, pidfd: OwnedFd) -> Self {
-        Self { pid, pidfd }
+    pub(super) fn new(pid: u32, pidfd: OwnedFd, ended: watch::Receiver<Option<Ended>>) -> Self {
+        Self { pid, pidfd: Arc::new(pidfd), ended }
     }
 
     /// Its number, which may be another process's once this one has been reaped.
@@ -50,9 +64,41 @@ impl Process {
     /// Whether it has not ended. A zombie has.
     #[must_use]
     pub fn is_alive(&self) -> bool {
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let mut fds = [PollFd::new(&*self.pidfd, PollFlags::IN)];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
         matches!(poll(&mut fds, Some(&at_once)), Ok(0))
+    }
+
+    /// How it ended. `None`: its owner has not reaped it yet, or somebody else has and knows alone.
+    #[must_use]
+    pub fn exit(&self) -> Option<ExitStatus> {
+        self.ended.borrow().and_then(|ended| ended.status)
+    }
+
+    /// Waits for its end and until its owner has reaped it; then says how it ended, if that is known. An owner that is gone or
+    /// that stands still is waited for 5 s at most. May be dropped and called again.
+    ///
+    /// # Errors
+    /// There is no descriptor left to wait with.
+    pub async fn ended(&self) -> io::Result<Option<ExitStatus>> {
+        let mut ended = self.ended.clone();
+        if ended.borrow().is_none() {
+            pidfd::readable(self.pidfd.try_clone()?).await?;
+            // Whether the owner has reaped, is gone or does not come to it: what is known then is the answer.
+            let _ = timeout(REAPER_PATIENCE, ended.wait_for(Option::is_some)).await;
+        }
+        Ok(self.exit())
+    }
+
+    /// Sends it the signal with this number, for operators: whoever uses the VM is told that it was lost. A process that has ended
+    /// already is no error.
+    ///
+    /// # Errors
+    /// There is no such signal, or it is not allowed: QEMU may run as a user of its own.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        let named = Signal::from_named_raw(signal)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("there is no signal {signal}")))?;
+        pidfd::send(self.pidfd(), named)
     }
 
     /// What it uses now.
@@ -95,13 +141,19 @@ fn parse(stat: &str, status: &str) -> Option<ProcessUsage> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
     use crate::process::{Child, Command};
 
+    async fn shell(script: &str) -> Child {
+        let command = Command::new("/bin/sh".into(), vec!["-c".into(), script.into()]);
+        Child::spawn(command).await.expect("sh starts")
+    }
+
     #[tokio::test]
     async fn a_process_is_observed_until_it_has_ended() {
-        let command = Command::new("/bin/sh".into(), vec!["-c".into(), "exec sleep 1000".into()]);
-        let mut child = Child::spawn(command).await.expect("sh starts");
+        let mut child = shell("exec sleep 1000").await;
         let process = child.handle().expect("there are descriptors");
         assert_eq!(process.pid(), child.pid());
         assert!(process.is_alive());
@@ -110,6 +162,61 @@ mod tests {
         child.kill_and_reap(Duration::from_secs(5)).await.expect("it can be killed").expect("it dies");
         assert!(!process.is_alive());
         assert!(process.usage().is_err());
+    }
+
+    #[tokio::test]
+    async fn how_it_ended_is_known_to_every_observer_once_its_owner_has_reaped_it() {
+        let mut child = shell("exec sleep 1000").await;
+        let process = child.handle().expect("there are descriptors");
+        let other = process.clone();
+        assert_eq!(process.exit(), None);
+        let waiting = tokio::spawn(async move { other.ended().await });
+        process.signal(libc::SIGTERM).expect("it lives");
+        let ended = child.ended().await.expect("it can be waited for");
+        assert_eq!(ended.status.and_then(|status| status.signal()), Some(libc::SIGTERM));
+        drop(child);
+        let told = waiting.await.expect("no panic").expect("there are descriptors");
+        assert_eq!((told, process.exit()), (ended.status, ended.status));
+        assert_eq!(process.ended().await.expect("it is known"), ended.status);
+        process.signal(libc::SIGTERM).expect("it has ended already");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_dies_with_its_owner_is_known_to_have_been_killed() {
+        let child = shell("exec sleep 1000").await;
+        let process = child.handle().expect("there are descriptors");
+        drop(child);
+        let status = process.ended().await.expect("it can be waited for").expect("the drop has reaped it");
+        assert_eq!(status.signal(), Some(libc::SIGKILL));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_somebody_else_has_seen_is_an_end() {
+        let mut child = shell("exit 7").await;
+        let process = child.handle().expect("there are descriptors");
+        rustix::process::waitpid(Some(child.pidfd.pid()), rustix::process::WaitOptions::empty()).expect("it is ours");
+        let (told, ended) = tokio::join!(process.ended(), child.ended());
+        assert_eq!(told.expect("it can be waited for"), None);
+        assert_eq!(ended.expect("it can be waited for").status, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_owner_that_does_not_reap_is_not_waited_for_without_end() {
+        let child = shell("exit 7").await;
+        let process = child.handle().expect("there are descriptors");
+        assert_eq!(process.ended().await.expect("it can be waited for"), None);
+        assert!(!process.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_signal_that_does_not_exist_is_refused() {
+        let child = shell("exec sleep 1000").await;
+        let process = child.handle().expect("there are descriptors");
+        for signal in [0, -1, 4096] {
+            let error = process.signal(signal).expect_err("it is none");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        }
+        assert!(process.is_alive());
     }
 
     #[test]

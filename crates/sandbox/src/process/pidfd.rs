@@ -5,14 +5,18 @@ use std::{
     fs::File,
     io,
     mem::MaybeUninit,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt as _,
+    },
+    process::ExitStatus,
     time::Duration,
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
-    process::{Pid, Signal},
+    process::{Pid, Signal, WaitId, WaitIdOptions, waitid},
 };
 use tokio::io::{Interest, unix::AsyncFd};
 
@@ -21,12 +25,11 @@ use super::spawn::Spawned;
 /// How long a drop, which cannot await, waits for a killed process: QEMU needs milliseconds to give back its memory.
 const DROP_PATIENCE: Timespec = Timespec { tv_sec: 2, tv_nsec: 0 };
 
-/// How a process ended: with a code or by a signal. Neither is known, nor the usage, if somebody else has reaped it: a program
-/// that embeds this one and ignores SIGCHLD, or waits for any child.
+/// How a process ended. Neither that nor the usage is known if somebody else has reaped it: a program that embeds this one and
+/// ignores SIGCHLD, or waits for any child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
+    pub(crate) status: Option<ExitStatus>,
     pub(crate) usage: Option<ChildUsage>,
 }
 
@@ -89,14 +92,28 @@ pub(super) fn watch(file: File) -> io::Result<AsyncFd<File>> {
     registered.map_err(|error| error.into_parts().1)
 }
 
+/// Waits until the process of a pidfd that nobody else registers has ended.
+pub(super) async fn readable(pidfd: OwnedFd) -> io::Result<()> {
+    // SAFETY: as in `PidFd::register`.
+    let registered = unsafe { AsyncFd::register_with_interest(pidfd, Interest::READABLE) };
+    registered.map_err(|error| error.into_parts().1)?.readable().await.map(|_guard| ())
+}
+
+/// Sends `signal`. A process that has ended already is no error.
+pub(super) fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    match rustix::process::pidfd_send_signal(pidfd, signal) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Kills a child whose owner is gone and reaps it. One that does not die is left as a zombie to be, so that this returns.
-pub(super) fn kill_and_reap(pid: Pid, fd: BorrowedFd<'_>) {
-    if rustix::process::pidfd_send_signal(fd, Signal::KILL).is_err_and(|error| error != Errno::SRCH) {
-        return;
-    }
-    if poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&DROP_PATIENCE)).is_ok_and(|ready| ready > 0) {
-        let _ = reap(pid);
-    }
+pub(super) fn kill_and_reap(pid: Pid, fd: BorrowedFd<'_>) -> Option<Ended> {
+    // One that is no child of this process was reaped, or is another's: this one was forked from its parent.
+    waitid(WaitId::PidFd(fd), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG).ok()?;
+    send(fd, Signal::KILL).ok()?;
+    let ended = poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], Some(&DROP_PATIENCE));
+    if ended.is_ok_and(|ready| ready > 0) { reap(pid).ok() } else { None }
 }
 
 /// Waits for the child `pid` and reaps it.
@@ -112,16 +129,14 @@ fn reap(pid: Pid) -> io::Result<Ended> {
         match Errno::from_io_error(&error) {
             Some(Errno::INTR) => {}
             // No such child any more. Its id has not been given up by us, so it has ended, and somebody else has seen how.
-            Some(Errno::CHILD) => return Ok(Ended { code: None, signal: None, usage: None }),
+            Some(Errno::CHILD) => return Ok(Ended { status: None, usage: None }),
             _ => return Err(error),
         }
     }
     // SAFETY: it was zeroed, which is a valid `rusage`, and `wait4` succeeded, so it is filled.
     let usage = unsafe { usage.assume_init() };
-    let exited = libc::WIFEXITED(status);
     Ok(Ended {
-        code: exited.then(|| libc::WEXITSTATUS(status)),
-        signal: (!exited).then(|| libc::WTERMSIG(status)),
+        status: Some(ExitStatus::from_raw(status)),
         usage: Some(ChildUsage {
             cpu: duration(usage.ru_utime) + duration(usage.ru_stime),
             // Linux counts it in KiB.

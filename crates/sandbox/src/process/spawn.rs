@@ -129,7 +129,7 @@ impl Spawned {
 impl Drop for Spawned {
     fn drop(&mut self) {
         let Some(fd) = &self.fd else { return };
-        super::pidfd::kill_and_reap(self.pid, fd.as_fd());
+        let _ = super::pidfd::kill_and_reap(self.pid, fd.as_fd());
     }
 }
 

@@ -4,8 +4,7 @@
 //! owner is gone, or goes meanwhile, the directory is taken and removed here. Nothing sleeps: what is waited for is watched.
 
 use std::{
-    fs::{self, OpenOptions},
-    io,
+    fs, io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
     time::{Duration, Instant},
@@ -17,8 +16,9 @@ use rustix::{
 };
 
 use super::{
-    CHILDREN, ChildRecord, LOCK, RECORD, Record, RunDirError,
+    CHILDREN, ChildRecord, RECORD, Record, RunDirError,
     identity::{self, Known, ProcessName},
+    lock::Lock,
     lock_root,
     reap::{Resistance, Taken},
 };
@@ -100,9 +100,9 @@ impl<'a> Target<'a> {
     fn take(&self) -> Result<Holder, EndError> {
         let path = self.root.join(self.id);
         let _exclusive = lock_root(self.root)?;
-        match OpenOptions::new().write(true).open(path.join(LOCK)) {
-            Ok(lock) if lock.try_lock().is_ok() => Ok(Holder::Nobody(Taken::new(&path, lock))),
-            Ok(_) => Ok(Holder::Somebody),
+        match Lock::take(&path) {
+            Ok(Some(lock)) => Ok(Holder::Nobody(Taken::new(&path, lock))),
+            Ok(None) => Ok(Holder::Somebody),
             // On its way out, or left there by a process that ended on the way.
             Err(error) if error.kind() == io::ErrorKind::NotFound => match fs::remove_dir(&path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Ok(Holder::Somebody),
@@ -157,7 +157,7 @@ mod tests {
     use std::{fs::File, thread};
 
     use super::{
-        super::{Details, QEMU, RunDir, identity::tests::waiting_shell, list, reap},
+        super::{Details, LOCK, QEMU, RunDir, identity::tests::waiting_shell, list, reap},
         *,
     };
 

@@ -136,6 +136,16 @@ impl Stat {
     }
 }
 
+/// Where processes are named from: the boot of the machine, and the namespaces that give numbers and start times to processes.
+/// `None`: it cannot be told.
+pub(crate) fn here() -> Option<String> {
+    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let pids = fs::read_link("/proc/self/ns/pid").ok()?;
+    // A kernel without namespaces of times has one time for all.
+    let times = fs::read_link("/proc/self/ns/time").unwrap_or_default();
+    Some(format!("{} {} {}", boot.trim(), pids.display(), times.display()))
+}
+
 /// The name that `pid` gives itself, for people.
 pub(crate) fn program_name(pid: u32) -> Option<String> {
     let name = fs::read(format!("/proc/{pid}/comm")).ok()?;

@@ -5,7 +5,6 @@
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -13,7 +12,10 @@ use std::{
 
 use tracing::warn;
 
-use super::{CHILDREN, ChildRecord, RunDirError, clear, each_directory, id_of, identity, identity::Known, mark_undead};
+use super::{
+    CHILDREN, ChildRecord, RunDirError, clear, each_directory, id_of, identity, identity::Known, lock::Lock,
+    mark_undead,
+};
 
 /// How long all that is killed may take to die, together: a start waits for it.
 const DEATH_PATIENCE: Duration = Duration::from_secs(2);
@@ -72,12 +74,12 @@ pub(crate) enum Resistance {
 #[derive(Debug)]
 pub(super) struct Taken {
     path: PathBuf,
-    _lock: File,
+    _lock: Lock,
     killed: Vec<(String, Known)>,
 }
 
 impl Taken {
-    pub(super) fn new(path: &Path, lock: File) -> Self {
+    pub(super) fn new(path: &Path, lock: Lock) -> Self {
         Self { path: path.into(), _lock: lock, killed: Vec::new() }
     }
 
@@ -175,7 +177,7 @@ impl Reaped {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
 
     use super::{
         super::{Details, LOCK, QEMU, RunDir, identity::ProcessName, identity::tests::waiting_shell, list},
@@ -190,7 +192,7 @@ mod tests {
         let path = root.path().join("vm-1");
         let mut qemu = waiting_shell("vm-1");
         let known = ProcessName::of(qemu.id()).expect("it runs").find(None).expect("it can be told");
-        let lock = File::open(path.join(LOCK)).expect("it is there");
+        let lock = Lock::of(File::open(path.join(LOCK)).expect("it is there"));
         // As if SIGKILL had been sent: no process here resists it.
         let killed = vec![(QEMU.to_owned(), known.expect("it is this one"))];
         let why = Taken { path: path.clone(), _lock: lock, killed }.remove().expect_err("it lives");

@@ -44,6 +44,9 @@ pub(crate) struct Owner {
     /// For people.
     #[serde(default)]
     pub(crate) program: Option<String>,
+    /// Where this name of a process means this process. Older versions do not say.
+    #[serde(default)]
+    pub(crate) seen_from: Option<String>,
 }
 
 /// A VM as it is written down.
@@ -63,11 +66,21 @@ pub(crate) struct ChildRecord {
     pub(crate) process: ProcessName,
 }
 
+impl Owner {
+    /// Whether it can be told from here that it has ended.
+    pub(super) fn is_known_to_be_gone(&self) -> bool {
+        self.seen_from.is_some()
+            && self.seen_from == identity::here()
+            && self.process.find(None).is_ok_and(|found| found.is_none_or(|known| known.is_dead()))
+    }
+}
+
 impl Record {
     /// The record of a VM that this process makes now.
     pub(super) fn new(vm_id: &str, details: &Details) -> io::Result<Self> {
         let pid = std::process::id();
-        let owner = Owner { process: ProcessName::of(pid)?, program: identity::program_name(pid) };
+        let (program, seen_from) = (identity::program_name(pid), identity::here());
+        let owner = Owner { process: ProcessName::of(pid)?, program, seen_from };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         Ok(Self { vm_id: vm_id.into(), owner, created_unix_ms, details: details.clone() })

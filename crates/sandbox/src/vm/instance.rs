@@ -3,7 +3,7 @@
 //! It owns the process, the run directory and the readers of what QEMU says. It does not know what runs in the guest. Teardown
 //! is one way: kill, reap, join the readers, remove the directory.
 
-use std::{io, path::PathBuf, time::Duration};
+use std::{io, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use tokio::{
@@ -131,7 +131,7 @@ impl Instance {
         let Some(ended) = self.child.kill_and_reap(KILL_PATIENCE).await? else {
             return Err(TeardownError::Undead { pid: self.child.pid() });
         };
-        debug!(pid = self.child.pid(), code = ended.code, signal = ended.signal, "QEMU is dead");
+        debug!(pid = self.child.pid(), status = ?ended.status, "QEMU is dead");
         // The last lines of a boot that failed are those that matter.
         let _ = last_words(self.console.take()).await;
         (self.stderr, self.monitor) = (None, None);
@@ -175,7 +175,7 @@ impl Obituary {
 }
 
 fn describe(ended: Ended) -> String {
-    match (ended.code, ended.signal) {
+    match ended.status.map_or((None, None), |status| (status.code(), status.signal())) {
         // With -no-reboot a reset is the end, and a kernel that panics resets.
         (Some(0), _) => "ended although nobody asked it to (the guest reset or panicked)".into(),
         (Some(code), _) => format!("ended with code {code}"),
@@ -197,6 +197,8 @@ async fn tail(mut from: impl AsyncRead + Unpin) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::process::ExitStatus;
+
     use tokio::io::AsyncWriteExt as _;
 
     use super::*;
@@ -262,7 +264,7 @@ mod tests {
 
     #[test]
     fn an_obituary_says_how_it_ended_and_what_was_said() {
-        let ended = Ended { code: Some(1), signal: None, usage: None };
+        let ended = Ended { status: Some(ExitStatus::from_raw(1 << 8)), usage: None };
         let obituary = Obituary { how: describe(ended), monitor: None, stderr: "cannot set up guest memory\n".into() };
         assert_eq!(obituary.to_string(), "QEMU ended with code 1, saying: cannot set up guest memory");
     }

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    Booted, Ending, Executed, Request,
+    BootTiming, Ending, Executed, Request,
     channel::ChannelError,
     execution::Violation,
     grave::{self, DestroyReply, Dying, Grave},
@@ -132,10 +132,10 @@ pub(super) async fn supervise(
     spec: (String, ValidVm),
     permit: Permit,
     mut desk: Desk,
-    booted: oneshot::Sender<Result<(Booted, Process), Error>>,
+    booted: oneshot::Sender<Result<(BootTiming, Process), Error>>,
 ) {
     let (vm_id, idle_timeout) = (spec.0.clone(), spec.1.idle_timeout);
-    let (instance, permit, dying) = match boot(host, spec, booted).await {
+    let (instance, permit, dying) = match boot(host, spec, permit.waited(), booted).await {
         Ok(live) => {
             permit.booted();
             Supervisor::new(vm_id.clone(), live, permit, idle_timeout).serve(&mut desk).await
@@ -151,7 +151,8 @@ pub(super) async fn supervise(
 async fn boot(
     host: Arc<Host>,
     (vm_id, spec): (String, ValidVm),
-    mut booted: oneshot::Sender<Result<(Booted, Process), Error>>,
+    admission: Duration,
+    mut booted: oneshot::Sender<Result<(BootTiming, Process), Error>>,
 ) -> Result<Live, Option<Instance>> {
     let begun = Instant::now();
     let prepared = Prepared::new(host, vm_id.clone(), spec).await;
@@ -162,8 +163,8 @@ async fn boot(
     };
     match ready.await {
         Ok(Ready { live, process, spawned_at, ready_at }) => {
-            let times =
-                Booted { prepare: spawning - begun, spawn: spawned_at - spawning, guest_wait: ready_at - spawned_at };
+            let (prepare, spawn, guest_wait) = (spawning - begun, spawned_at - spawning, ready_at - spawned_at);
+            let times = BootTiming { admission, prepare, spawn, guest_wait };
             debug!(vm_id, pid = process.pid(), ?times, "booted");
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.
             let _ = booted.send(Ok((times, process)));
@@ -221,7 +222,7 @@ impl Supervisor {
             End::Closing => "all VMs were ended",
             End::Abandoned => "a call was dropped while it was at work",
             End::Idle => "it was idle for as long as it may be",
-            End::Lost(_) => "it was lost",
+            End::Lost(_) => grave::LOST,
         };
         desk.grave.begin(why);
         // A VM that dies executes nothing any more, but its memory is not free before it is dead.

@@ -74,7 +74,7 @@ impl Fixture {
             language: Language::Raw,
             config: Arc::new(SchedulerConfig::default()),
             process,
-            booted: Booted { prepare: Duration::ZERO, spawn: Duration::ZERO, guest_wait: Duration::ZERO },
+            booted: BootTiming::default(),
             mailbox,
             attention,
             turn: tokio::sync::Mutex::new(()),

@@ -1,0 +1,159 @@
+//! Requests, as Python states them: dictionaries whose keys are the library's names. A key that is missing has the library's
+//! default; what is allowed is the library's business too.
+
+use std::{path::PathBuf, time::Duration};
+
+use exec_sandbox::{
+    AccelRequest, ExecRequest, Language, NetworkPolicy, Output, PortMapping, Protocol, RunRequest, SchedulerConfig,
+    SessionRequest, VmSpec,
+};
+use pyo3::{exceptions::PyValueError, prelude::*};
+use tokio::sync::mpsc;
+
+/// A scheduler's configuration. `None`: the library's default.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Config {
+    default_memory_mib: Option<u32>,
+    default_timeout: Option<f64>,
+    session_idle_timeout: Option<f64>,
+    images_dir: Option<PathBuf>,
+    assets_url: Option<String>,
+    auto_download_assets: Option<bool>,
+    qemu: Option<PathBuf>,
+    force_emulation: Option<bool>,
+    host_memory_reserve_ratio: Option<f64>,
+    memory_overcommit_ratio: Option<f64>,
+    host_cpu_reserve_cores: Option<f64>,
+    cpu_overcommit_ratio: Option<f64>,
+}
+
+/// A VM.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Vm {
+    language: String,
+    #[pyo3(default)]
+    memory_mib: Option<u32>,
+    #[pyo3(default)]
+    packages: Vec<String>,
+    network: Network,
+    #[pyo3(default)]
+    tenant_id: Option<String>,
+    #[pyo3(default)]
+    task_id: Option<String>,
+}
+
+/// What of the network is reached.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Network {
+    allow: bool,
+    /// `None`: what the language's packages come from; empty: everything.
+    domains: Option<Vec<String>>,
+    /// Port in the guest, port of the host, protocol.
+    expose: Vec<(u16, Option<u16>, String)>,
+}
+
+/// A program.
+#[derive(Debug, FromPyObject)]
+#[pyo3(from_item_all)]
+pub(crate) struct Program {
+    code: String,
+    #[pyo3(default)]
+    timeout: Option<f64>,
+    #[pyo3(default)]
+    env: Vec<(String, String)>,
+}
+
+impl Config {
+    pub(crate) fn into_request(self) -> PyResult<SchedulerConfig> {
+        let default = SchedulerConfig::default();
+        Ok(SchedulerConfig {
+            default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
+            default_timeout: seconds(self.default_timeout)?.unwrap_or(default.default_timeout),
+            session_idle_timeout: seconds(self.session_idle_timeout)?.unwrap_or(default.session_idle_timeout),
+            images_dir: self.images_dir,
+            assets_url: self.assets_url,
+            auto_download_assets: self.auto_download_assets.unwrap_or(default.auto_download_assets),
+            qemu: self.qemu,
+            accel: if self.force_emulation == Some(true) { AccelRequest::Tcg } else { default.accel },
+            host_memory_reserve_ratio: self.host_memory_reserve_ratio.unwrap_or(default.host_memory_reserve_ratio),
+            memory_overcommit_ratio: self.memory_overcommit_ratio.unwrap_or(default.memory_overcommit_ratio),
+            host_cpu_reserve_cores: self.host_cpu_reserve_cores.unwrap_or(default.host_cpu_reserve_cores),
+            cpu_overcommit_ratio: self.cpu_overcommit_ratio.unwrap_or(default.cpu_overcommit_ratio),
+            ..default
+        })
+    }
+}
+
+impl Vm {
+    pub(crate) fn into_spec(self, boot_log: Option<mpsc::Sender<Output>>) -> PyResult<VmSpec> {
+        let (network, expose) = self.network.into_policy()?;
+        Ok(VmSpec {
+            memory_mib: self.memory_mib,
+            packages: self.packages,
+            network,
+            expose,
+            tenant_id: self.tenant_id,
+            task_id: self.task_id,
+            boot_log,
+            ..VmSpec::new(language(&self.language)?)
+        })
+    }
+
+    pub(crate) fn into_session(
+        self,
+        idle_timeout: Option<f64>,
+        boot_log: Option<mpsc::Sender<Output>>,
+    ) -> PyResult<SessionRequest> {
+        Ok(SessionRequest { vm: self.into_spec(boot_log)?, idle_timeout: seconds(idle_timeout)? })
+    }
+
+    pub(crate) fn into_run(self, program: Program, boot_log: bool) -> PyResult<RunRequest> {
+        let spec = self.into_spec(None)?;
+        let program = program.into_request()?;
+        Ok(RunRequest {
+            timeout: program.timeout,
+            env: program.env,
+            memory_mib: spec.memory_mib,
+            packages: spec.packages,
+            network: spec.network,
+            expose: spec.expose,
+            boot_log,
+            ..RunRequest::new(spec.language, program.code)
+        })
+    }
+}
+
+impl Network {
+    fn into_policy(self) -> PyResult<(NetworkPolicy, Vec<PortMapping>)> {
+        let policy = match (self.allow, self.domains) {
+            (false, _) => NetworkPolicy::Denied,
+            (true, None) => NetworkPolicy::LanguageDefault,
+            (true, Some(domains)) if domains.is_empty() => NetworkPolicy::Open,
+            (true, Some(domains)) => NetworkPolicy::AllowList(domains),
+        };
+        let mapping = |(internal, external, protocol): (u16, Option<u16>, String)| {
+            let protocol: Protocol = protocol.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;
+            Ok(PortMapping { internal, external, protocol })
+        };
+        Ok((policy, self.expose.into_iter().map(mapping).collect::<PyResult<_>>()?))
+    }
+}
+
+impl Program {
+    pub(crate) fn into_request(self) -> PyResult<ExecRequest> {
+        Ok(ExecRequest { timeout: seconds(self.timeout)?, env: self.env, ..ExecRequest::new(self.code) })
+    }
+}
+
+pub(crate) fn language(name: &str) -> PyResult<Language> {
+    name.parse().map_err(|error: exec_sandbox::UnknownLanguage| PyValueError::new_err(error.to_string()))
+}
+
+/// A time. What is no time becomes none: the library says which one it wants.
+fn seconds(time: Option<f64>) -> PyResult<Option<Duration>> {
+    let convert = |time| Duration::try_from_secs_f64(time).map_err(|_not| PyValueError::new_err("a time is negative"));
+    time.map(convert).transpose()
+}

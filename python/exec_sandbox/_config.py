@@ -1,0 +1,67 @@
+"""Configurations, in the words of the Rust half."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from exec_sandbox import _native
+    from exec_sandbox.config import SchedulerConfig
+    from exec_sandbox.settings import Settings
+
+_logger = logging.getLogger("exec_sandbox")
+
+# What changes how fast something is and never what it does, and is not there yet.
+_WITHOUT_EFFECT = {
+    "warm_pool_size": "there is no pool of VMs that are ready yet",
+    "disk_snapshot_cache_dir": "there are no snapshots of disks yet",
+    "memory_snapshot_cache_dir": "there are no snapshots of memory yet",
+    "s3_bucket": "snapshots are not shared yet",
+}
+
+
+def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
+    """What a scheduler is started with. What was set and has no effect is said in the log."""
+    native = _defaults()
+    if config is None:
+        return native
+    for field, why in _WITHOUT_EFFECT.items():
+        if field in config.model_fields_set and getattr(config, field):
+            _logger.warning("SchedulerConfig.%s has no effect: %s; every VM is a cold boot", field, why)
+    native["default_memory_mib"] = config.default_memory_mb
+    native["default_timeout"] = config.default_timeout_seconds
+    native["session_idle_timeout"] = config.session_idle_timeout_seconds
+    native["images_dir"] = config.images_dir
+    native["assets_url"] = config.assets_url
+    native["auto_download_assets"] = config.auto_download_assets
+    native["host_memory_reserve_ratio"] = config.host_memory_reserve_ratio
+    native["memory_overcommit_ratio"] = config.memory_overcommit_ratio
+    native["host_cpu_reserve_cores"] = config.host_cpu_reserve_cores
+    native["cpu_overcommit_ratio"] = config.cpu_overcommit_ratio
+    return native
+
+
+def of_settings(settings: Settings) -> _native.Config:
+    """What a manager of VMs is started with."""
+    native = of_scheduler(settings.to_scheduler_config())
+    native["qemu"] = settings.qemu_bin
+    native["force_emulation"] = settings.force_emulation
+    return native
+
+
+def _defaults() -> _native.Config:
+    return {
+        "default_memory_mib": None,
+        "default_timeout": None,
+        "session_idle_timeout": None,
+        "images_dir": None,
+        "assets_url": None,
+        "auto_download_assets": None,
+        "qemu": None,
+        "force_emulation": None,
+        "host_memory_reserve_ratio": None,
+        "memory_overcommit_ratio": None,
+        "host_cpu_reserve_cores": None,
+        "cpu_overcommit_ratio": None,
+    }

@@ -1,0 +1,68 @@
+"""Outcomes of the Rust half as models: seconds become whole milliseconds, bytes become text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from exec_sandbox.models import ExecutionResult, FileInfo, TimingBreakdown
+
+if TYPE_CHECKING:
+    from exec_sandbox import _native
+
+_MIB = 1024 * 1024
+
+
+def of_run(outcome: _native.Outcome) -> ExecutionResult:
+    """The result of a program in a VM of its own."""
+    spawn, guest_wait = outcome["spawn"], outcome["guest_wait"]
+    timing = TimingBreakdown(
+        setup_ms=_ms(outcome["prepare"]),
+        boot_ms=_ms(spawn + guest_wait),
+        execute_ms=_ms(outcome["execute"]),
+        total_ms=_ms(outcome["total"]),
+        admission_ms=_ms(outcome["admission"]),
+        qemu_fork_ms=_ms(spawn),
+        guest_wait_ms=_ms(guest_wait),
+        teardown_ms=_ms(outcome["teardown"]),
+    )
+    return _result(outcome, timing)
+
+
+def of_exec(outcome: _native.Outcome) -> ExecutionResult:
+    """The result of a program in a VM that was there."""
+    timing = TimingBreakdown(
+        setup_ms=0,
+        boot_ms=0,
+        execute_ms=_ms(outcome["execute"]),
+        total_ms=_ms(outcome["total"]),
+        admission_ms=_ms(outcome["admission"]),
+    )
+    return _result(outcome, timing)
+
+
+def of_list(entries: list[tuple[bool, int, str]]) -> list[FileInfo]:
+    """What is in a directory."""
+    return [FileInfo(name=name, is_dir=is_dir, size=size) for is_dir, size, name in entries]
+
+
+def _result(outcome: _native.Outcome, timing: TimingBreakdown) -> ExecutionResult:
+    start, process, peak = outcome["interpreter_start"], outcome["process"], outcome["qemu_memory_peak_bytes"]
+    return ExecutionResult(
+        stdout=outcome["stdout"].decode("utf-8", "replace"),
+        stderr=outcome["stderr"].decode("utf-8", "replace"),
+        exit_code=outcome["exit_code"],
+        execution_time_ms=None if start is None or process is None else _ms(start + process),
+        spawn_ms=_optional_ms(start),
+        process_ms=_optional_ms(process),
+        external_cpu_time_ms=_optional_ms(outcome["qemu_cpu"]),
+        external_memory_peak_mb=None if peak is None else round(peak / _MIB),
+        timing=timing,
+    )
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _optional_ms(seconds: float | None) -> int | None:
+    return None if seconds is None else _ms(seconds)

@@ -1,0 +1,125 @@
+"""The table of input rules: what is refused, how, and that a session loses nothing by it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from exec_sandbox import (
+    CodeValidationError,
+    EnvVarValidationError,
+    InputValidationError,
+    PackageNotAllowedError,
+    PortMapping,
+    Scheduler,
+    VmConfigError,
+    VmPermanentError,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_OF_A_PROGRAM: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"timeout_seconds": 0}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"timeout_seconds": 301}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"code": "x" * 1_048_577}, VmConfigError, "Code too large"),
+    ({"code": ""}, CodeValidationError, "Code cannot be empty"),
+    ({"code": " \n\t"}, CodeValidationError, "Code cannot be empty"),
+    ({"code": "\ufeff"}, CodeValidationError, "Code cannot be empty"),
+    ({"code": "print(1)\0"}, CodeValidationError, "null bytes"),
+    ({"env_vars": {f"N{n}": "" for n in range(101)}}, EnvVarValidationError, "100"),
+    ({"env_vars": {"": "1"}}, EnvVarValidationError, ""),
+    ({"env_vars": {"N" * 257: "1"}}, EnvVarValidationError, "256"),
+    ({"env_vars": {"N": "v" * 4097}}, EnvVarValidationError, "4096"),
+    ({"env_vars": {"N": "a\x07"}}, EnvVarValidationError, "control"),
+    ({"env_vars": {"N": "a\x7f"}}, EnvVarValidationError, "control"),
+    *[
+        ({"env_vars": {name: "1"}}, EnvVarValidationError, "blocked")
+        for name in ("LD_PRELOAD", "ld_preload", "PATH", "PYTHONPATH", "NODE_OPTIONS", "BASH_ENV", "IFS")
+    ],
+]
+
+_OF_A_VM: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"language": "ruby"}, ValueError, "ruby"),
+    ({"memory_mb": 127}, VmConfigError, "below minimum"),
+    ({"packages": ["requests"]}, PackageNotAllowedError, "requests"),
+    ({"packages": ["requests>=2"]}, PackageNotAllowedError, "requests"),
+    ({"packages": [f"p{n}==1" for n in range(51)]}, PackageNotAllowedError, "50"),
+    ({"packages": ["coreutils==9"], "language": "raw"}, PackageNotAllowedError, "raw"),
+    ({"packages": "requests==2"}, TypeError, "packages must be a list"),
+    ({"expose_ports": list(range(2000, 2011))}, ValueError, "Too many exposed ports"),
+    ({"expose_ports": [0]}, ValueError, "port"),
+    ({"allow_network": True, "allowed_domains": ["localhost"]}, ValueError, "localhost"),
+    ({"allow_network": True, "allowed_domains": ["under_score.example"]}, ValueError, "under_score"),
+    ({"allow_network": True, "allowed_domains": [("a" * 63 + ".") * 4 + "example"]}, ValueError, "253"),
+    ({"allowed_domains": ["example.com"]}, ValueError, "without allow_network"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "says"), _OF_A_PROGRAM + _OF_A_VM)
+async def test_a_run_refuses(scheduler: Scheduler, change: dict[str, Any], kind: type[Exception], says: str) -> None:
+    request = {"code": "print(1)", "language": "python", **change}
+    with pytest.raises(kind) as raised:
+        await scheduler.run(**request)
+    assert says.lower() in str(raised.value).lower()
+    if issubclass(kind, InputValidationError):
+        assert raised.value.context["operation"] == "run"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("change", "kind", "says"), _OF_A_VM)
+async def test_a_session_is_refused(
+    scheduler: Scheduler, change: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    with pytest.raises(kind) as raised:
+        await scheduler.session(**{"language": "python", **change})
+    assert says.lower() in str(raised.value).lower()
+
+
+@pytest.mark.parametrize("seconds", [9, 3601])
+async def test_an_idle_timeout_has_its_range(scheduler: Scheduler, seconds: int) -> None:
+    with pytest.raises(ValueError, match="between 10 and 3600"):
+        await scheduler.session(language="raw", idle_timeout_seconds=seconds)
+
+
+async def test_what_this_version_cannot_do_is_refused_by_name(scheduler: Scheduler) -> None:
+    for change in (
+        {"allow_network": True},
+        {"expose_ports": [PortMapping(internal=80)]},
+        {"packages": ["six==1.16.0"]},
+    ):
+        with pytest.raises(VmConfigError) as raised:
+            await scheduler.run("print(1)", language="python", **change)
+        assert raised.value.context["kind"] == "unsupported"
+
+
+@pytest.mark.vm
+async def test_a_refused_request_costs_a_session_nothing(scheduler: Scheduler, tmp_path: Path) -> None:
+    async with await scheduler.session(language="python") as session:
+        await session.exec("kept = 42")
+        for change, kind, _ in _OF_A_PROGRAM:
+            with pytest.raises(kind):
+                await session.exec(**{"code": "print(1)", **change})
+        for path in ("/etc/passwd", "../x", "a/../../x", "a\0b", "a\nb", "n" * 256, "d/" * 2049, ""):
+            with pytest.raises(VmPermanentError):
+                await session.write_file(path, b"1")
+        await session.exec("import os; os.symlink('/etc', 'out')")
+        with pytest.raises(VmPermanentError):
+            await session.read_file("out/hostname", destination=tmp_path / "hostname")
+        with pytest.raises(VmPermanentError):
+            await session.write_file("out/x", b"1")
+        with (tmp_path / "huge").open("wb") as huge:
+            huge.truncate(500 * 1024 * 1024 + 1)
+        with pytest.raises(ValueError, match="exceeds"):
+            await session.write_file("huge", tmp_path / "huge")
+        with pytest.raises(TypeError, match="encode it"):
+            await session.write_file("text", "text")  # type: ignore[arg-type]
+        assert not session.closed
+        assert (await session.exec("print(kept)")).stdout == "42\n"
+        # What is on the edge of a rule is in.
+        edge = await session.exec(
+            "\ufeffimport os; print(len(os.environ['N' * 256]), repr(os.environ['T']))",
+            env_vars={"N" * 256: "v" * 4096, "T": "a\tb"},
+            timeout_seconds=300,
+        )
+        assert edge.stdout == "4096 'a\\tb'\n"

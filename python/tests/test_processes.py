@@ -1,0 +1,90 @@
+"""VMs by hand: orphans that sleep, ends that are confirmed, processes as psutil sees them."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from exec_sandbox import SandboxError, VmTransientError
+from exec_sandbox.resource_cleanup import cleanup_vm_processes
+from exec_sandbox.settings import Settings
+from exec_sandbox.vm_manager import VmManager
+
+if TYPE_CHECKING:
+    from exec_sandbox.qemu_vm import QemuVM
+
+
+async def _cpu_percent(process: psutil.Process, samples: int) -> list[float]:
+    process.cpu_percent()
+    percents = []
+    for _ in range(samples):
+        await asyncio.sleep(1)
+        percents.append(process.cpu_percent())
+    return percents
+
+
+@pytest.mark.vm
+async def test_an_orphan_sleeps_and_is_destroyed_like_any_other() -> None:
+    async with VmManager(Settings()) as manager:
+        vms = await asyncio.gather(*[manager.create_vm(language, "tenant", "orphan") for language in ("python", "raw")])
+        assert set(manager.get_active_vms()) == {vm.vm_id for vm in vms}
+        processes = []
+        for vm in vms:
+            assert vm.gvproxy_proc is None
+            process = vm.process.psutil_proc
+            assert process is not None
+            assert "qemu" in process.name()
+            assert process.pid == vm.process.pid
+            assert await vm.process.is_running()
+            assert vm.process.returncode is None
+            processes.append(process)
+            code = "kept = 42" if vm.language.value == "python" else "kept=42"
+            assert (await vm.execute(code)).exit_code == 0
+            await vm.channel.close()
+            await vm.channel.close()
+        percents = await asyncio.gather(*[_cpu_percent(process, 10) for process in processes])
+        for of_one in percents:
+            assert statistics.median(of_one) < 2, percents
+            assert max(of_one) < 10, percents
+        await _ends_are_confirmed(vms, processes)
+        assert manager.get_active_vms() == {}
+
+
+async def _ends_are_confirmed(vms: list[QemuVM], processes: list[psutil.Process]) -> None:
+    # An orphan is connected to again by whoever asks something of it.
+    assert (await vms[0].execute("print(kept)")).stdout == "42\n"
+    assert await asyncio.wait_for(vms[0].destroy(), 5)
+    assert await vms[0].destroy(), "an end may be asked for again"
+    assert await cleanup_vm_processes(vms[1].process, vms[1].gvproxy_proc, vms[1].vm_id)
+    for vm, process in zip(vms, processes, strict=True):
+        assert not psutil.pid_exists(process.pid)
+        assert not await vm.process.is_running()
+        assert vm.process.returncode is not None
+        with pytest.raises(VmTransientError):
+            await vm.execute("print(1)")
+
+
+@pytest.mark.vm
+async def test_a_qemu_that_is_killed_or_stopped_from_outside_is_cleaned_up() -> None:
+    async with VmManager(Settings()) as manager:
+        killed, stopped, left = await asyncio.gather(
+            *[manager.create_vm("raw", "tenant", "faults", memory_mb=128) for _ in range(3)]
+        )
+        process = killed.process.psutil_proc
+        assert process is not None
+        process.kill()
+        assert await killed.process.wait_with_timeout(5) == -9
+        assert await killed.destroy()
+        process = stopped.process.psutil_proc
+        assert process is not None
+        process.suspend()
+        assert await asyncio.wait_for(stopped.destroy(), 10)
+        assert left.process.is_alive
+        pid = left.process.pid
+    assert not psutil.pid_exists(pid), "leaving the manager ends what is left"
+    with pytest.raises(SandboxError, match="not started"):
+        await manager.create_vm("raw", "tenant", "late")
