@@ -13,10 +13,11 @@ use crate::{
 };
 
 /// Every crate of the workspace and the crates of the workspace that it may name.
-const MAY_NAME: [(&str, &[&str]); 9] = [
+const MAY_NAME: [(&str, &[&str]); 10] = [
     ("exec-sandbox-wire", &[]),
     ("exec-sandbox-qemu", &[]),
     ("exec-sandbox-image", &[]),
+    ("exec-sandbox-gateway", &[]),
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
     ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image"]),
     ("exec-sandbox-cli", &["exec-sandbox"]),

@@ -1,0 +1,1 @@
+//! What is answered to the guest's questions, and what is asked upstream.

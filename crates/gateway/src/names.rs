@@ -1,0 +1,1 @@
+//! Which address was given for which name, and what may be reached by it.

@@ -1,0 +1,1 @@
+//! The name that a ClientHello asks for.
