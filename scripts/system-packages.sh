@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building the guest and running VMs needs. With nothing missing it does nothing and needs no root.
+# Installs the Debian packages that building the guest and the Python package and running VMs needs. With nothing missing it does
+# nothing and needs no root.
 set -euo pipefail
 
 readonly MIN_QEMU_MAJOR=10
@@ -31,6 +32,8 @@ missing_packages() {
     done
     # Clients of the registries that the image's other programs come from, from wherever they were installed.
     python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
+    # Debian's Python can make no environments by itself.
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v npm >/dev/null || echo npm
     [ "$(qemu_major)" -ge "$MIN_QEMU_MAJOR" ] || echo qemu-system-x86
 }

@@ -44,7 +44,13 @@ def main() -> None:
     parser.add_argument("-n", type=int, default=15, help="interpreters of each kind (15)")
     parser.add_argument("--executions", type=int, default=300, help="executions in the session (300)")
     options = parser.parse_args()
-    for statement in ("pass", "import asyncio", "import pydantic", "import exec_sandbox", "from exec_sandbox import Scheduler"):
+    for statement in (
+        "pass",
+        "import asyncio",
+        "import pydantic",
+        "import exec_sandbox",
+        "from exec_sandbox import Scheduler",
+    ):
         figures = [_fresh(_IMPORT.format(statement=statement)) for _ in range(options.n)]
         _say(f"{statement}, ms", [took for took, _ in figures])
         _say(f"{statement}, MiB resident", [resident for _, resident in figures])

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
 get_requires_for_build_editable = maturin.get_requires_for_build_editable
 get_requires_for_build_sdist = maturin.get_requires_for_build_sdist
-build_sdist = maturin.build_sdist
 
 _SETTING = "profile"
 _VARIABLE = "EXEC_SANDBOX_BUILD_PROFILE"
@@ -47,7 +46,15 @@ def build_editable(directory: str, settings: Settings = None, metadata_directory
 
 def prepare_metadata_for_build_wheel(directory: str, settings: Settings = None) -> str:
     """What a wheel would say of itself; the name of the directory that says it."""
+    # maturin wants it to be there for whatever it does.
+    _SCRIPTS.mkdir(parents=True, exist_ok=True)
     return str(maturin.prepare_metadata_for_build_wheel(directory, _for_maturin(settings)))
+
+
+def build_sdist(directory: str, settings: Settings = None) -> str:
+    """The source as an archive: what is tracked; its name."""
+    _SCRIPTS.mkdir(parents=True, exist_ok=True)
+    return str(maturin.build_sdist(directory, _for_maturin(settings)))
 
 
 prepare_metadata_for_build_editable = prepare_metadata_for_build_wheel

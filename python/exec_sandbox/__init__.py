@@ -125,14 +125,17 @@ _HOMES = {
 _logging.prepare()
 
 
-def __getattr__(name: str) -> object:
-    """Loads `name` when it is first asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'exceptions')}"), name)
-    # The next one who asks does not come here.
-    globals()[name] = value
-    return value
+# Type checkers have seen the imports above; this would make them accept any name.
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        """Loads `name` when it is first asked for."""
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value: object = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'exceptions')}"), name)
+        # The next one who asks does not come here.
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

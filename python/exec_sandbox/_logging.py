@@ -5,7 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    _Handler = logging.StreamHandler[TextIO]
+else:
+    # Python 3.10 has no parameters for it.
+    _Handler = logging.StreamHandler
 
 LOGGER_NAME = "exec_sandbox"
 
@@ -25,7 +31,7 @@ _LEVELS = {
 }
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
+class _StderrHandler(_Handler):
     """Writes to what `sys.stderr` is at the time, which whoever captures output replaces."""
 
     def __init__(self) -> None:

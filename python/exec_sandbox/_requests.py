@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def _texts(what: str, given: Sequence[str]) -> list[str]:
     return list(given)
 
 
-def _port(port: PortMapping | ExposedPort | int | Any) -> tuple[int, int | None, str]:
+def _port(port: PortMapping | ExposedPort | int) -> tuple[int, int | None, str]:
     if isinstance(port, int):
         return port, None, "tcp"
     return port.internal, port.external, port.protocol

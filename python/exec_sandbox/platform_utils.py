@@ -66,7 +66,7 @@ class ProcessWrapper:
         """Waits for its end, and says how it ended."""
         return await self._native.ended()
 
-    async def wait_with_timeout(self, timeout: float) -> int | None:  # noqa: ASYNC109  # the public name
+    async def wait_with_timeout(self, timeout: float) -> int | None:
         """The same, for at most `timeout` seconds; raises `TimeoutError`."""
         return await asyncio.wait_for(self._native.ended(), timeout)
 

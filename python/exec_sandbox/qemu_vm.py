@@ -6,14 +6,13 @@ from typing import IO, TYPE_CHECKING
 
 from exec_sandbox import _files, _native, _requests, _results
 from exec_sandbox._streams import Listeners, heard
-from exec_sandbox.models import Language
 from exec_sandbox.platform_utils import ProcessWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from os import PathLike
 
-    from exec_sandbox.models import ExecutionResult, ExposedPort, FileInfo
+    from exec_sandbox.models import ExecutionResult, ExposedPort, FileInfo, Language
 
 
 class GuestChannel:

@@ -160,7 +160,7 @@ class Scheduler:
             lambda stream: native.session(vm, idle_timeout_seconds, stream), listeners
         )
 
-    async def wait_pool_ready(self, timeout: float = 120) -> None:  # noqa: ASYNC109  # the public name
+    async def wait_pool_ready(self, timeout: float = 120) -> None:  # noqa: ARG002  # there is nothing to wait for
         """Waits until the pool of VMs that are ready is full, at most `timeout` seconds.
 
         There is no pool yet, whatever `warm_pool_size` is, so there is nothing to wait for.

@@ -19,9 +19,7 @@ async def test_two_hundred_runs_at_once_all_succeed_by_waiting(scheduler: Schedu
     await scheduler.run("true", language="raw")
     ours = psutil.Process()
     before = ours.memory_info().rss
-    results = await asyncio.gather(
-        *[scheduler.run(f"echo {n}", language="raw", memory_mb=128) for n in range(_RUNS)]
-    )
+    results = await asyncio.gather(*[scheduler.run(f"echo {n}", language="raw", memory_mb=128) for n in range(_RUNS)])
     grown = ours.memory_info().rss - before
     assert [result.stdout for result in results] == [f"{n}\n" for n in range(_RUNS)]
     assert grown < 50 * 1024 * 1024, f"{grown / 1024 / 1024:.1f} MiB"

@@ -58,9 +58,7 @@ _OF_A_VM: list[tuple[dict[str, Any], type[Exception], str]] = [
 
 
 @pytest.mark.parametrize(("change", "kind", "says"), _OF_A_PROGRAM + _OF_A_VM)
-async def test_a_run_refuses(
-    scheduler: Scheduler, change: dict[str, Any], kind: type[Exception], says: str
-) -> None:
+async def test_a_run_refuses(scheduler: Scheduler, change: dict[str, Any], kind: type[Exception], says: str) -> None:
     request = {"code": "print(1)", "language": "python", **change}
     with pytest.raises(kind) as raised:
         await scheduler.run(**request)
@@ -85,9 +83,13 @@ async def test_an_idle_timeout_has_its_range(scheduler: Scheduler, seconds: int)
 
 
 async def test_what_this_version_cannot_do_is_refused_by_name(scheduler: Scheduler) -> None:
-    for change in ({"allow_network": True}, {"expose_ports": [PortMapping(internal=80)]}, {"packages": ["six==1.16.0"]}):
+    for change in (
+        {"allow_network": True},
+        {"expose_ports": [PortMapping(internal=80)]},
+        {"packages": ["six==1.16.0"]},
+    ):
         with pytest.raises(VmConfigError) as raised:
-            await scheduler.run("print(1)", language="python", **change)  # type: ignore[arg-type]
+            await scheduler.run("print(1)", language="python", **change)
         assert raised.value.context["kind"] == "unsupported"
 
 

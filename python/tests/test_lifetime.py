@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import textwrap
@@ -131,16 +130,3 @@ def test_importing_is_light() -> None:
         """)
     )
     assert out == "[]\n"
-
-
-async def test_an_image_that_is_not_there_is_named_with_what_to_do(
-    tmp_path: os.PathLike[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from exec_sandbox import AssetNotFoundError
-
-    monkeypatch.setenv("EXEC_SANDBOX_IMAGES_DIR", str(tmp_path))
-    with pytest.raises(AssetNotFoundError) as raised:
-        await Scheduler().__aenter__()
-    assert "sbx image pull" in str(raised.value)
-    assert raised.value.__cause__ is not None
-    assert raised.value.context["operation"] == "start"

@@ -65,9 +65,7 @@ async def test_the_table_of_outcomes(scheduler: Scheduler, language: str) -> Non
             if is_kept or language != "raw":
                 assert (await session.exec(_LOOK[language])).stdout == f"{is_kept}\n", code
         sleep = {"python": "import time; print('part'); time.sleep(60)", "raw": "echo part; sleep 60"}
-        slow = await session.exec(
-            sleep.get(language, "console.log('part'); await Bun.sleep(60000)"), timeout_seconds=1
-        )
+        slow = await session.exec(sleep.get(language, "console.log('part'); await Bun.sleep(60000)"), timeout_seconds=1)
         assert (slow.exit_code, slow.stdout) == (-1, "part\n")
         assert "timeout" in slow.stderr.lower()
         assert (await session.exec(_LOOK[language])).stdout == "False\n"
@@ -199,9 +197,9 @@ async def _failures(session: Session, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         await session.read_file("b", destination=tmp_path / "no" / "dir")
     with pytest.raises(KeyError, match="mine"):
-        await session.write_file("x", _Failing())
+        await session.write_file("x", _Failing())  # type: ignore[arg-type]  # no more than is needed
     with pytest.raises(KeyError, match="mine too"):
-        await session.read_file("b", destination=_Failing())
+        await session.read_file("b", destination=_Failing())  # type: ignore[arg-type]  # no more than is needed
     with pytest.raises(TypeError, match="binary mode"):
         await session.write_file("x", io.StringIO("text"))  # type: ignore[arg-type]
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []

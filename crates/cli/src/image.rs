@@ -1,5 +1,7 @@
 //! `sbx image`: the images on this host.
 
+mod pull;
+
 use std::path::Path;
 
 use exec_sandbox::{ImageInfo, SchedulerConfig};
@@ -34,7 +36,13 @@ struct LanguageEntry<'a> {
 
 /// Does what was asked of images.
 pub(crate) fn run(args: &ImageArgs) -> Result<Status, Failure> {
-    let ImageCommand::Ls { json } = args.command;
+    match &args.command {
+        ImageCommand::Ls { json } => list(*json),
+        ImageCommand::Pull(args) => pull::run(args),
+    }
+}
+
+fn list(json: bool) -> Result<Status, Failure> {
     let images = exec_sandbox::images(&SchedulerConfig::default())?;
     if json {
         print::json(&images.iter().map(entry).collect::<Vec<_>>())?;

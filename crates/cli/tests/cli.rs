@@ -50,6 +50,7 @@ fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
     insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
+    insta::assert_snapshot!("help_image_pull", page(&["image", "pull", "--help"]));
     insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
 }
 

@@ -12,7 +12,7 @@
 
 use std::{convert::Infallible, io, rc::Rc, time::Instant};
 
-use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage};
+use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage, NetworkState};
 use rustix::{io::Errno, rand::GetRandomFlags};
 use tokio::sync::mpsc;
 
@@ -21,7 +21,7 @@ use crate::{
     exec::{Command, Executor, Finished, Parts},
     files::{Files, Note},
     init::Ground,
-    interpreter, kmsg,
+    interpreter, kmsg, network,
     operations::{Effect, Operations},
     output::Outbox,
     port::{self, Connection, Event, Outgoing, PortError},
@@ -222,6 +222,11 @@ impl Agent {
                     if let Err(error) = clock::set(unix_time_ns) {
                         kmsg::warn(&format!("cannot set the clock: {error}"));
                     }
+                }
+                Effect::Network(network) => {
+                    let failure = network::set_up(&network).err().map(|error| kmsg::chain(&error)).unwrap_or_default();
+                    let frame = GuestMessage::Network(NetworkState { failure }).into_frame(CONNECTION_OP);
+                    drop(self.outgoing.send(Outgoing::Frame(frame)).await);
                 }
                 Effect::Greet => {
                     if let Some(connection) = self.connection {

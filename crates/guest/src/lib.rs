@@ -18,6 +18,7 @@ pub mod fuzzing;
 mod init;
 mod interpreter;
 mod kmsg;
+mod network;
 mod operations;
 mod output;
 mod port;

@@ -24,8 +24,8 @@ use std::{collections::BTreeMap, rc::Rc, time::Instant};
 
 use bytes::Bytes;
 use exec_sandbox_wire::{
-    CONNECTION_OP, Credit, ExecStart, FlowError, Frame, GENERATION, GuestMessage, Hello, HostMessage, Kind, Refusal,
-    Refused, ResumePoint, limits,
+    CONNECTION_OP, Credit, ExecStart, FlowError, Frame, GENERATION, GuestMessage, Hello, HostMessage, Kind, Network,
+    Refusal, Refused, ResumePoint, limits,
 };
 
 use crate::{
@@ -50,6 +50,8 @@ pub(crate) enum Effect {
     File(Job),
     /// Set the wall clock.
     Clock(u64),
+    /// Set up the network, and say what has become of it.
+    Network(Network),
     /// A host is there that has not been greeted.
     Greet,
 }
@@ -250,6 +252,7 @@ impl Operations {
             return Err(Violation::Generation(hello.generation));
         }
         let mut effects = vec![Effect::Clock(hello.unix_time_ns)];
+        effects.extend(hello.network.map(Effect::Network));
         // A Hello that answers nothing comes from a host that took over an open port, as after a restore. How far that one has come
         // it says in its answer.
         if self.host == Host::Greeted {

@@ -28,6 +28,10 @@ pub struct NotADigest(String);
 #[derive(Clone, Debug)]
 pub struct KeyBuilder(blake3::Hasher);
 
+/// A digest in the making, of bytes that come piece by piece.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Hashing(blake3::Hasher);
+
 impl Digest {
     /// The digest of `bytes`.
     #[must_use]
@@ -47,19 +51,40 @@ impl Digest {
     ///
     /// # Errors
     /// Whatever reading answers.
-    pub fn of_reader(mut reader: impl Read) -> io::Result<(Self, u64)> {
-        let mut hasher = blake3::Hasher::new();
+    pub fn of_reader(reader: impl Read) -> io::Result<(Self, u64)> {
+        let mut hashing = Hashing::default();
+        hashing.read(reader)?;
+        Ok((hashing.digest(), hashing.count()))
+    }
+}
+
+impl Hashing {
+    /// Takes everything that `reader` still has.
+    pub(crate) fn read(&mut self, mut reader: impl Read) -> io::Result<()> {
         let mut chunk = vec![0; CHUNK_BYTES];
         loop {
             match reader.read(&mut chunk) {
-                Ok(0) => return Ok((Self(*hasher.finalize().as_bytes()), hasher.count())),
-                Ok(read) => {
-                    hasher.update(&chunk[..read]);
-                }
+                Ok(0) => return Ok(()),
+                Ok(read) => self.update(&chunk[..read]),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
+    }
+
+    /// Takes the next bytes.
+    pub(crate) fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// How many bytes there have been.
+    pub(crate) fn count(&self) -> u64 {
+        self.0.count()
+    }
+
+    /// The digest of what there has been.
+    pub(crate) fn digest(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
     }
 }
 

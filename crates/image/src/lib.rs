@@ -1,7 +1,8 @@
 //! Guest images: what is in one, how it is stored, and how it is proven to be whole.
 //!
-//! An image is a manifest and three blobs: kernel, initramfs and root file system. [`ImageStore`] keeps them, [`Image::verify`] is the
-//! only way to the paths a VM may be booted from, and [`cpio`] writes the initramfs. Nothing here starts a process or knows what a VM is.
+//! An image is a manifest and three blobs: kernel, initramfs and root file system. [`ImageStore`] keeps them, [`Arrival`] brings them in
+//! piece by piece, [`Image::verify`] is the only way to the paths a VM may be booted from, and [`cpio`] writes the initramfs. Nothing here
+//! starts a process, opens a connection or knows what a VM is.
 
 pub mod cpio;
 
@@ -14,5 +15,5 @@ mod verify;
 pub use digest::{Digest, KeyBuilder, NotADigest};
 pub use error::ImageError;
 pub use manifest::{Blob, BlobRole, Interpreter, Manifest, ManifestError, Package};
-pub use store::{BlobSources, Image, ImageStore, Pruned};
+pub use store::{Arrival, BlobSources, Image, ImageStore, PartialBlob, Pruned};
 pub use verify::VerifiedImage;

@@ -2,6 +2,9 @@
 //!
 //! `<dir>/<name>.json` is a manifest, `<dir>/blobs/<blake3>` a blob, `<dir>/.lock` what writers hold. Blobs are in place before the
 //! manifest that names them appears, and both appear by rename, so a reader needs no lock and sees an image whole or not at all.
+//! Images are published from files that are there, or arrive piece by piece: see [`Arrival`].
+
+mod arrival;
 
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
@@ -10,6 +13,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
+
+pub use arrival::{Arrival, PartialBlob};
 
 use crate::digest::Digest;
 use crate::error::ImageError;
@@ -111,11 +116,12 @@ impl ImageStore {
     }
 
     /// Removes blobs that no image names, and what writers that died left. It holds the writers' lock, so an image that is being
-    /// published loses nothing.
+    /// published loses nothing. While one is arriving, nothing is removed: its blobs have no name yet.
     ///
     /// # Errors
     /// An image whose manifest cannot be read: its blobs are unknown, so nothing is removed.
     pub fn prune(&self) -> Result<Pruned, ImageError> {
+        let Some(_arrival) = self.try_arrival()? else { return Ok(Pruned::default()) };
         let _lock = self.lock()?;
         let mut named: HashSet<Digest> = HashSet::new();
         for name in self.list()? {
@@ -130,7 +136,8 @@ impl ImageStore {
             }
         }
         for path in entries(&self.dir)? {
-            if path.file_name().is_some_and(|file| file.to_string_lossy().starts_with(TEMPORARY_PREFIX)) {
+            let is_left = |file: &str| file.starts_with(TEMPORARY_PREFIX) || file.starts_with(arrival::PARTIAL_PREFIX);
+            if path.file_name().is_some_and(|file| is_left(&file.to_string_lossy())) {
                 pruned.remove(&path)?;
             }
         }
@@ -149,15 +156,25 @@ impl ImageStore {
         self.dir.join(format!("{name}.json"))
     }
 
+    fn blob_path(&self, digest: Digest) -> PathBuf {
+        self.blobs_dir().join(digest.to_string())
+    }
+
     /// The writers' lock, held until the file is dropped. The file stays: deleting it would let two writers hold one each.
     fn lock(&self) -> Result<File, ImageError> {
-        let blobs = self.blobs_dir();
-        fs::create_dir_all(&blobs).map_err(ImageError::io("create", &blobs))?;
-        let path = self.dir.join(".lock");
-        let file = File::options().create(true).truncate(false).write(true).open(&path);
-        let file = file.map_err(ImageError::io("open", &path))?;
+        let (path, file) = self.lock_file(".lock")?;
         file.lock().map_err(ImageError::io("lock", &path))?;
         Ok(file)
+    }
+
+    /// A file to lock, in a store that is there from now on.
+    fn lock_file(&self, name: &str) -> Result<(PathBuf, File), ImageError> {
+        let blobs = self.blobs_dir();
+        fs::create_dir_all(&blobs).map_err(ImageError::io("create", &blobs))?;
+        let path = self.dir.join(name);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(ImageError::io("open", &path))?;
+        Ok((path, file))
     }
 }
 

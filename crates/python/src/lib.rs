@@ -19,7 +19,9 @@ mod vm;
 /// See `_native.pyi`.
 #[pyo3::pymodule]
 mod _native {
+    use log::LevelFilter;
     use pyo3::{prelude::*, types::PyDict};
+    use pyo3_log::{Caching, Logger};
 
     #[pymodule_export]
     use crate::{process::Process, scheduler::Scheduler, session::Session, stream::OutputStream, vm::Vm};
@@ -27,9 +29,13 @@ mod _native {
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))?;
-        // Another extension in this process may have come first; then its bridge carries our records too.
-        drop(pyo3_log::try_init());
         let py = module.py();
+        // Levels are asked for anew each time, because programs change them; so only our own events get that far, which are few.
+        let bridge = Logger::new(py, Caching::Loggers)?
+            .filter(LevelFilter::Off)
+            .filter_target("exec_sandbox".into(), LevelFilter::Trace);
+        // The module is one of its own, with a `log` of its own: nobody has come first.
+        drop(bridge.install());
         py.import("atexit")?.call_method1("register", (module.getattr("shut_down")?,))?;
         let hooks = PyDict::new(py);
         hooks.set_item("after_in_child", module.getattr("forked")?)?;
@@ -55,6 +61,8 @@ mod _native {
         let limits = PyDict::new(py);
         limits.set_item("max_code_chars", exec_sandbox::MAX_CODE_CHARS)?;
         limits.set_item("min_memory_mib", exec_sandbox::MIN_MEMORY_MIB)?;
+        limits.set_item("max_timeout_seconds", exec_sandbox::MAX_TIMEOUT.as_secs())?;
+        limits.set_item("max_file_bytes", exec_sandbox::MAX_FILE_BYTES)?;
         Ok(limits)
     }
 }

@@ -74,6 +74,8 @@ impl Config {
             default_timeout: seconds(self.default_timeout)?.unwrap_or(default.default_timeout),
             session_idle_timeout: seconds(self.session_idle_timeout)?.unwrap_or(default.session_idle_timeout),
             images_dir: self.images_dir,
+            assets_url: self.assets_url,
+            auto_download_assets: self.auto_download_assets.unwrap_or(default.auto_download_assets),
             qemu: self.qemu,
             accel: if self.force_emulation == Some(true) { AccelRequest::Tcg } else { default.accel },
             host_memory_reserve_ratio: self.host_memory_reserve_ratio.unwrap_or(default.host_memory_reserve_ratio),

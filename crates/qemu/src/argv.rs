@@ -15,7 +15,7 @@ use std::{
 use crate::{
     AGENT_PORT_NAME, ROOT_DISK_SERIAL,
     kernel::kernel_command_line,
-    machine::{Accelerator, Arch, Console, Machine},
+    machine::{Accelerator, Arch, Console, Machine, NetworkCard},
 };
 
 /// Size of the buffer for translated code under emulation, where QEMU's default is 1 GiB per VM. It is reserved, not touched; a
@@ -97,6 +97,9 @@ fn devices(machine: &Machine, args: &mut Args) {
     args.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT_NAME}"));
     // From getrandom, so that QEMU needs no file. Without it the first program in the guest can wait seconds for entropy.
     args.pair("-object", "rng-builtin,id=entropy").pair("-device", "virtio-rng-device,rng=entropy");
+    if let Some(card) = &machine.network {
+        network_card(card, args);
+    }
     args.pair("-chardev", format!("socket,id=qmp,fd={}", machine.qmp_fd));
     args.pair("-mon", "chardev=qmp,mode=control");
     if let Some(console) = &machine.console {
@@ -106,6 +109,17 @@ fn devices(machine: &Machine, args: &mut Args) {
         };
         args.pair("-serial", "chardev:console");
     }
+}
+
+/// The network card. Its wire carries plain Ethernet, so QEMU itself computes no checksum for the guest and cuts no packet up: what is
+/// offered to the guest is what its packets can be without that.
+fn network_card(card: &NetworkCard, args: &mut Args) {
+    let NetworkCard { fd, mac: [a, b, c, d, e, f], mtu } = card;
+    args.pair("-netdev", format!("stream,id=network,server=off,addr.type=fd,addr.str={fd}"));
+    args.pair(
+        "-device",
+        format!("virtio-net-device,netdev=network,mac={a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x},host_mtu={mtu}"),
+    );
 }
 
 /// Arguments as they are collected.
@@ -164,6 +178,7 @@ mod tests {
             root_disk: RootDisk { path: "/image/root.erofs".into() },
             agent_fd: 3,
             qmp_fd: 4,
+            network: None,
             console: None,
             sandbox: true,
         }
@@ -231,6 +246,19 @@ mod tests {
     #[test]
     fn tcg_on_aarch64() {
         insta::assert_snapshot!(page(&machine(Arch::Aarch64, tcg())));
+    }
+
+    #[test]
+    fn tcg_on_x86_64_with_a_network_card() {
+        let network = Some(NetworkCard { fd: 6, mac: [0x52, 0x54, 0, 0x12, 0x34, 0xff], mtu: 65520 });
+        insta::assert_snapshot!(page(&Machine { network, ..machine(Arch::X86_64, tcg()) }));
+    }
+
+    #[test]
+    fn kvm_on_aarch64_with_a_network_card() {
+        let network = Some(NetworkCard { fd: 6, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 });
+        let accelerator = Accelerator::Kvm { cpu_model: "host".into() };
+        insta::assert_snapshot!(page(&Machine { network, ..machine(Arch::Aarch64, accelerator) }));
     }
 
     #[test]

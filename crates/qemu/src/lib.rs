@@ -14,7 +14,7 @@ mod version;
 pub use argv::argv;
 pub use help::{accelerators, has_machine};
 pub use kernel::kernel_command_line;
-pub use machine::{Accelerator, Arch, Console, Machine, RootDisk, UnknownArch};
+pub use machine::{Accelerator, Arch, Console, Machine, NetworkCard, RootDisk, UnknownArch};
 pub use version::{MINIMUM_VERSION, QemuVersion, Version, VersionError};
 
 /// The name of the virtio-serial port that the agent opens in the guest.

@@ -25,6 +25,13 @@ pub struct SchedulerConfig {
     pub image: String,
     /// Where images are. `None`: `$EXEC_SANDBOX_IMAGES_DIR`, else `images` in the cache directory.
     pub images_dir: Option<PathBuf>,
+    /// Where images are published: an `https`, `http` or `file` URL, or a directory, laid out like `images_dir`. `None`:
+    /// `$EXEC_SANDBOX_ASSETS_URL`, else nowhere. It is believed: whoever can write there chooses what VMs boot.
+    pub assets_url: Option<String>,
+    /// Whether a start fetches an image that is not there. One that is damaged is mended by [`pull`](crate::assets::pull) alone.
+    pub auto_download_assets: bool,
+    /// Nothing is fetched by itself, and nothing at all over a network. `$EXEC_SANDBOX_OFFLINE=true` turns it on, too.
+    pub offline: bool,
     /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
     pub cache_dir: Option<PathBuf>,
     /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
@@ -56,6 +63,9 @@ impl Default for SchedulerConfig {
             boot_timeout: Duration::from_secs(60),
             image: "standard".into(),
             images_dir: None,
+            assets_url: None,
+            auto_download_assets: true,
+            offline: false,
             cache_dir: None,
             run_dir: None,
             qemu: None,
@@ -74,6 +84,8 @@ impl Default for SchedulerConfig {
 pub(crate) struct Settings {
     pub(crate) config: SchedulerConfig,
     pub(crate) images_dir: PathBuf,
+    pub(crate) assets_url: Option<String>,
+    pub(crate) offline: bool,
     pub(crate) cache_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) accel: AccelRequest,
@@ -82,6 +94,14 @@ pub(crate) struct Settings {
 }
 
 impl SchedulerConfig {
+    /// Where what can be made again is kept under this configuration: its own choice, or what the environment says.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Host`](crate::ErrorKind::Host) if neither says anything.
+    pub fn cache_dir_in_use(&self) -> Result<PathBuf, Error> {
+        self.cache_dir_in(&Environment::read())
+    }
+
     /// Checks every field and fills what is missing from the environment.
     pub(crate) fn resolve(self, environment: &Environment) -> Result<Settings, Error> {
         request::check_memory(self.default_memory_mib)?;
@@ -92,12 +112,11 @@ impl SchedulerConfig {
         check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;
         check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
-        let cache_dir = match &self.cache_dir {
-            Some(dir) => dir.clone(),
-            None => paths::cache_dir(environment)?,
-        };
+        let cache_dir = self.cache_dir_in(environment)?;
         Ok(Settings {
             images_dir: self.images_dir.clone().unwrap_or_else(|| paths::images_dir(environment, &cache_dir)),
+            assets_url: self.assets_url.clone().or_else(|| environment.assets_url.clone()),
+            offline: self.offline || environment.offline,
             run_dir: self.run_dir.clone().unwrap_or_else(|| paths::run_dir(environment)),
             accel: match self.accel {
                 AccelRequest::Auto if environment.force_emulation => AccelRequest::Tcg,
@@ -108,6 +127,17 @@ impl SchedulerConfig {
             cache_dir,
             config: self,
         })
+    }
+
+    fn cache_dir_in(&self, environment: &Environment) -> Result<PathBuf, Error> {
+        self.cache_dir.clone().map_or_else(|| paths::cache_dir(environment), Ok)
+    }
+}
+
+impl Settings {
+    /// Where it is noted which files of images have been proven.
+    pub(crate) fn stamp_dir(&self) -> PathBuf {
+        self.cache_dir.join("verified")
     }
 }
 
@@ -140,6 +170,28 @@ mod tests {
         assert_eq!(by_default.cgroup, Some("/e".into()));
         let named = SchedulerConfig { cgroup: Some("/c".into()), ..SchedulerConfig::default() };
         assert_eq!(named.resolve(&environment).expect("it is valid").cgroup, Some("/c".into()));
+    }
+
+    #[test]
+    fn a_place_of_images_that_is_configured_comes_first_and_offline_is_turned_on_by_either() {
+        let home = || Environment { home: Some("/h".into()), ..Environment::default() };
+        let environment = Environment { assets_url: Some("/e".into()), offline: true, ..home() };
+        let by_default = SchedulerConfig::default().resolve(&environment).expect("it is valid");
+        assert_eq!((by_default.assets_url.as_deref(), by_default.offline), (Some("/e"), true));
+        let named = SchedulerConfig { assets_url: Some("/c".into()), ..SchedulerConfig::default() };
+        assert_eq!(named.resolve(&environment).expect("it is valid").assets_url.as_deref(), Some("/c"));
+        let offline = SchedulerConfig { offline: true, ..SchedulerConfig::default() };
+        assert!(offline.resolve(&home()).expect("it is valid").offline);
+    }
+
+    #[test]
+    fn the_cache_directory_is_the_one_that_is_used() {
+        let environment = Environment { cache_dir: Some("/e".into()), ..Environment::default() };
+        for (cache_dir, expected) in [(None, "/e"), (Some(PathBuf::from("/c")), "/c")] {
+            let config = SchedulerConfig { cache_dir, ..SchedulerConfig::default() };
+            assert_eq!(config.cache_dir_in(&environment).expect("it is known"), PathBuf::from(expected));
+            assert_eq!(config.resolve(&environment).expect("it is valid").cache_dir, PathBuf::from(expected));
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::{
     Error, SchedulerConfig,
     admission::{self, Budget, Kernel, Machine},
+    assets,
     config::Settings,
     host::{self, ImageFiles},
     inventory::{self, VmState},
@@ -116,6 +117,12 @@ fn image(settings: &Settings) -> Check {
                 manifest.languages.iter().map(|(name, it)| format!("{name} {}", it.version)).collect();
             ok("image", format!("{}, kernel {}, {}", manifest.name, manifest.kernel_version, languages.join(", ")))
         }
+        // A run would do that first, and not fail.
+        Err(_) if assets::would_be_fetched(settings) => Check {
+            status: Status::Warning,
+            remedy: Some(assets::remedy(settings, true)),
+            ..ok("image", format!("{} is not there yet, and fetched by the first start", settings.config.image))
+        },
         Err(error) => failed("image", &error),
     }
 }

@@ -41,8 +41,11 @@ pub enum ErrorKind {
     Dependency,
     /// The guest's image is not there.
     AssetNotFound,
-    /// The guest's image is there and is not what its manifest says.
+    /// The guest's image is there, or was fetched, and is not what its manifest says.
     AssetDamaged,
+    /// The guest's image could not be fetched. No code ran, so trying again is safe; it is no transient failure all the same, because
+    /// what passes by itself has been tried several times already.
+    AssetDownload,
     /// No memory or CPU became free, and nobody ahead in the line got any for 120 s; or there is less than was asked for. The code did
     /// not run.
     Capacity,
@@ -109,6 +112,7 @@ impl ErrorKind {
             Self::Dependency => "dependency",
             Self::AssetNotFound => "asset_not_found",
             Self::AssetDamaged => "asset_damaged",
+            Self::AssetDownload => "asset_download",
             Self::Capacity => "capacity",
             Self::BootTimeout => "boot_timeout",
             Self::Vm => "vm",

@@ -21,6 +21,7 @@ use tracing::debug;
 use crate::{
     Error, ErrorKind, accel,
     admission::{Budget, Machine},
+    assets,
     config::Settings,
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
@@ -197,7 +198,7 @@ pub(crate) fn accelerator(settings: &Settings, program: &QemuProgram) -> Result<
 
 /// The image that the settings name, verified; what was verified before and has not been touched since is not read again.
 pub(crate) fn image(settings: &Settings) -> Result<VerifiedImage, Error> {
-    let stamps = settings.cache_dir.join("verified");
+    let stamps = settings.stamp_dir();
     find_image(settings, |image| image.verify(Some(&stamps)))
 }
 
@@ -218,14 +219,9 @@ fn find_image(
             ImageError::Io { .. } => ErrorKind::Host,
             _ => ErrorKind::AssetDamaged,
         };
-        let rebuild = error.is_mended_by_rebuilding();
+        let (is_missing, is_mended) = (matches!(error, ImageError::NotFound { .. }), error.is_mended_by_rebuilding());
         let failed = Error::new(kind, format!("using image {name:?}")).because(error);
-        if !rebuild {
-            return failed;
-        }
-        failed.remedied_by(
-            "build it again with `cargo xtask assets`, or name another directory in EXEC_SANDBOX_IMAGES_DIR",
-        )
+        if is_mended { failed.remedied_by(assets::remedy(settings, is_missing)) } else { failed }
     })
 }
 

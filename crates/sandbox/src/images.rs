@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use exec_sandbox_image::{BlobRole, ImageStore};
 
-use crate::{Error, ErrorKind, SchedulerConfig, paths::Environment};
+use crate::{Error, ErrorKind, SchedulerConfig, assets, paths::Environment};
 
 /// An image as its manifest describes it. It is verified when it is used.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -46,6 +46,6 @@ pub fn images(config: &SchedulerConfig) -> Result<Vec<ImageInfo>, Error> {
     store.list().and_then(|names| names.into_iter().map(read).collect()).map_err(|error| {
         Error::new(ErrorKind::AssetDamaged, format!("listing the images in {}", settings.images_dir.display()))
             .because(error)
-            .remedied_by("build them again with `cargo xtask assets`")
+            .remedied_by(assets::remedy(&settings, false))
     })
 }

@@ -17,6 +17,7 @@
 
 mod accel;
 mod admission;
+pub mod assets;
 mod config;
 pub mod doctor;
 mod error;
@@ -48,11 +49,12 @@ pub use manager::VmManager;
 pub use outcome::{Exit, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
 pub use request::{
-    ExecRequest, MAX_CODE_CHARS, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol, RunRequest, UnknownProtocol,
-    VmSpec,
+    ExecRequest, MAX_CODE_CHARS, MAX_TIMEOUT, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol, RunRequest,
+    UnknownProtocol, VmSpec,
 };
 pub use scheduler::{Facts, Scheduler};
 pub use session::{Session, SessionRequest};
 pub use vm::{
-    BootTiming, Channel, Control, Ending, Execution, FileInfo, FileType, MAX_LISTED_ENTRIES, QemuVm, WriteOptions,
+    BootTiming, Channel, Control, Ending, Execution, FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, QemuVm,
+    WriteOptions,
 };

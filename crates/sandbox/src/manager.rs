@@ -9,6 +9,8 @@ use tracing::info;
 use crate::{
     Error, ErrorKind, QemuVm, SchedulerConfig, VmSpec,
     admission::{Admission, Kernel, Priority},
+    assets,
+    config::Settings,
     host::{self, Facts, Host},
     paths::Environment,
     request::ValidVm,
@@ -31,22 +33,22 @@ pub struct VmManager {
 }
 
 impl VmManager {
-    /// Finds QEMU, an accelerator and the image, and ends and removes what processes that are gone have left.
+    /// Finds QEMU, an accelerator and the image, and ends and removes what processes that are gone have left. An image that is not
+    /// there is fetched, if the configuration says from where and allows it; the log tells how far that is.
     ///
     /// # Errors
-    /// [`ErrorKind::Dependency`], [`ErrorKind::AssetNotFound`] or [`ErrorKind::AssetDamaged`] with a remedy, or an invalid
-    /// field of `config`.
+    /// [`ErrorKind::Dependency`], [`ErrorKind::AssetNotFound`], [`ErrorKind::AssetDownload`] or [`ErrorKind::AssetDamaged`] with a
+    /// remedy, or an invalid field of `config`.
     pub async fn start(config: SchedulerConfig) -> Result<Self, Error> {
         let settings = config.clone().resolve(&Environment::read())?;
-        let host = host::blocking("examining this machine", move || {
-            let reaped = run_dir::reap(&settings.run_dir)
-                .map_err(|error| Error::new(ErrorKind::Host, "clearing up after earlier processes").because(error))?;
-            if !reaped.removed.is_empty() {
-                info!(vms = ?reaped.removed, ended = reaped.ended.len(), "cleared up after processes that are gone");
+        let host = match examine(settings.clone()).await {
+            // Last of what a start needs, so that nothing is fetched where nothing could be run.
+            Err(error) if error.kind() == ErrorKind::AssetNotFound && assets::would_be_fetched(&settings) => {
+                assets::fetch_missing(&settings).await?;
+                examine(settings).await?
             }
-            Host::examine(&settings)
-        })
-        .await?;
+            examined => examined?,
+        };
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self { common: Common { config: Arc::new(config), host: Arc::new(host), alive, closing }, admission })
@@ -106,4 +108,17 @@ impl VmManager {
         let permit = self.admission.admit(spec.memory_mib, Priority::Normal).await?;
         QemuVm::boot(&self.common, spec, permit).await
     }
+}
+
+/// Clears up after processes that are gone, and finds what VMs are made of.
+async fn examine(settings: Settings) -> Result<Host, Error> {
+    host::blocking("examining this machine", move || {
+        let reaped = run_dir::reap(&settings.run_dir)
+            .map_err(|error| Error::new(ErrorKind::Host, "clearing up after earlier processes").because(error))?;
+        if !reaped.removed.is_empty() {
+            info!(vms = ?reaped.removed, ended = reaped.ended.len(), "cleared up after processes that are gone");
+        }
+        Host::examine(&settings)
+    })
+    .await
 }

@@ -12,6 +12,8 @@ use crate::{Error, ErrorKind};
 pub(crate) struct Environment {
     pub(crate) cache_dir: Option<PathBuf>,
     pub(crate) images_dir: Option<PathBuf>,
+    pub(crate) assets_url: Option<String>,
+    pub(crate) offline: bool,
     pub(crate) run_dir: Option<PathBuf>,
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) cgroup: Option<PathBuf>,
@@ -33,6 +35,8 @@ impl Environment {
         Self {
             cache_dir: path("EXEC_SANDBOX_CACHE_DIR"),
             images_dir: path("EXEC_SANDBOX_IMAGES_DIR"),
+            assets_url: env::var("EXEC_SANDBOX_ASSETS_URL").ok().filter(|value| !value.is_empty()),
+            offline: is_true("EXEC_SANDBOX_OFFLINE"),
             run_dir: path("EXEC_SANDBOX_RUN_DIR"),
             qemu: path("EXEC_SANDBOX_QEMU"),
             cgroup: path("EXEC_SANDBOX_CGROUP"),

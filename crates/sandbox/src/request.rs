@@ -26,6 +26,9 @@ pub const MIN_MEMORY_MIB: u32 = 128;
 /// Longest code, in characters.
 pub const MAX_CODE_CHARS: usize = 1_048_576;
 
+/// Longest time of a program; the shortest is a second.
+pub const MAX_TIMEOUT: Duration = limits::MAX_EXEC_TIMEOUT;
+
 /// One execution in a fresh VM, as the caller gives it. Checked when it is run.
 #[derive(Clone, Debug)]
 pub struct RunRequest {
@@ -133,7 +136,7 @@ impl ExecRequest {
 }
 
 pub(crate) fn check_timeout(timeout: Duration) -> Result<(), Error> {
-    if timeout >= Duration::from_secs(1) && timeout <= limits::MAX_EXEC_TIMEOUT {
+    if timeout >= Duration::from_secs(1) && timeout <= MAX_TIMEOUT {
         return Ok(());
     }
     let given = timeout.as_secs_f64();

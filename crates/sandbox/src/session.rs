@@ -100,7 +100,7 @@ impl Session {
     /// # Errors
     /// As for [`exec`](Self::exec).
     pub async fn begin(&self, request: ExecRequest) -> Result<Execution<'_>, Error> {
-        let execution = self.open()?.begin(request).await?;
+        let execution = self.told(self.open()?.begin(request).await)?;
         self.executions.fetch_add(1, Ordering::Relaxed);
         Ok(execution)
     }
@@ -114,7 +114,7 @@ impl Session {
         execution: Execution<'_>,
         output: Option<mpsc::Sender<Output>>,
     ) -> Result<Outcome, Error> {
-        let outcome = execution.outcome(output).await?;
+        let outcome = self.told(execution.outcome(output).await)?;
         if outcome.exit.code() == KILLED && outcome.exit != Exit::TimedOut {
             self.vm.end_because("an execution ended with 137").await?;
         }
@@ -164,7 +164,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn ping(&self) -> Result<Duration, Error> {
-        self.open()?.ping().await
+        self.told(self.open()?.ping().await)
     }
 
     /// [`QemuVm::write_file`].
@@ -177,7 +177,7 @@ impl Session {
         content: impl AsyncRead + Unpin,
         options: WriteOptions,
     ) -> Result<u64, Error> {
-        self.open()?.write_file(path, content, options).await
+        self.told(self.open()?.write_file(path, content, options).await)
     }
 
     /// [`QemuVm::read_file`].
@@ -185,7 +185,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn read_file(&self, path: impl AsRef<Path>, destination: impl AsyncWrite + Unpin) -> Result<u64, Error> {
-        self.open()?.read_file(path, destination).await
+        self.told(self.open()?.read_file(path, destination).await)
     }
 
     /// [`QemuVm::list_files`].
@@ -193,7 +193,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn list_files(&self, path: impl AsRef<Path>, depth: u32) -> Result<Vec<FileInfo>, Error> {
-        self.open()?.list_files(path, depth).await
+        self.told(self.open()?.list_files(path, depth).await)
     }
 
     /// [`QemuVm::stat`].
@@ -201,7 +201,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn stat(&self, path: impl AsRef<Path>) -> Result<FileInfo, Error> {
-        self.open()?.stat(path).await
+        self.told(self.open()?.stat(path).await)
     }
 
     /// [`QemuVm::make_dir`].
@@ -209,7 +209,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn make_dir(&self, path: impl AsRef<Path>) -> Result<(), Error> {
-        self.open()?.make_dir(path).await
+        self.told(self.open()?.make_dir(path).await)
     }
 
     /// [`QemuVm::remove_file`].
@@ -217,7 +217,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn remove_file(&self, path: impl AsRef<Path>, recursive: bool) -> Result<(), Error> {
-        self.open()?.remove_file(path, recursive).await
+        self.told(self.open()?.remove_file(path, recursive).await)
     }
 
     /// [`QemuVm::rename`].
@@ -225,7 +225,7 @@ impl Session {
     /// # Errors
     /// As there.
     pub async fn rename(&self, from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<(), Error> {
-        self.open()?.rename(from, to).await
+        self.told(self.open()?.rename(from, to).await)
     }
 
     /// Why the session is over, in words that follow "the session is closed: ". `None`: it is not.
@@ -240,10 +240,20 @@ impl Session {
     fn open(&self) -> Result<&QemuVm, Error> {
         match self.vm.ended_because() {
             None => Ok(&self.vm),
-            Some(why) => {
-                Err(Error::new(ErrorKind::SessionClosed, format!("the session is closed: {why}"))
-                    .on_vm(self.vm.vm_id()))
-            }
+            Some(why) => Err(self.over(why)),
         }
+    }
+
+    /// What a call came to. If the session ended before the VM got to it, that is what its caller hears; the loss of a VM is told
+    /// as what it is, for then the call may be tried again elsewhere.
+    fn told<T>(&self, result: Result<T, Error>) -> Result<T, Error> {
+        result.map_err(|error| match self.vm.ended_because() {
+            Some(why) if error.kind() == ErrorKind::Vm && !self.vm.is_lost() => self.over(why),
+            _ => error,
+        })
+    }
+
+    fn over(&self, why: &str) -> Error {
+        Error::new(ErrorKind::SessionClosed, format!("the session is closed: {why}")).on_vm(self.vm.vm_id())
     }
 }

@@ -33,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub(crate) use execution::Ran;
 pub use executions::{Control, Execution};
-pub use files::{FileInfo, FileType, MAX_LISTED_ENTRIES, WriteOptions};
+pub use files::{FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, WriteOptions};
 
 use crate::{
     Error, ErrorKind, Language, SchedulerConfig,
@@ -220,6 +220,11 @@ impl QemuVm {
     /// Why it has ended, or is about to.
     pub(crate) fn ended_because(&self) -> Option<&'static str> {
         self.grave.why()
+    }
+
+    /// Whether it has ended, or is about to, without anybody having ended it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.grave.why() == Some(grave::LOST)
     }
 
     /// Ends the VM. `None`: it is dead, and what it used is not known.

@@ -23,6 +23,8 @@ kinds! {
     PING = 0x02;
     /// Guest: the body of the ping.
     PONG = 0x03;
+    /// Guest: what has become of the network in a host's Hello, [`NetworkState`](crate::NetworkState).
+    NETWORK = 0x04;
     /// Host: begin an execution, [`ExecStart`](crate::ExecStart); the program follows in [`Kind::EXEC_PROGRAM`] frames.
     EXEC_START = 0x10;
     /// Host: the next piece of an encoded [`Program`](crate::Program).

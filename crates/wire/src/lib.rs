@@ -22,7 +22,8 @@ pub use kind::Kind;
 pub use message::{GuestMessage, HostMessage, MessageError};
 pub use proto::{
     Change, Credit, Done, End, EnvVar, ExecStart, FileChange, FileEntries, FileEntry, FileKind, FileList, FileRead,
-    FileSum, FileWrite, Hello, Language, Move, Program, Refusal, Refused, Remove, ResumePoint, Signal, Usage,
+    FileSum, FileWrite, Hello, Language, Move, Network, NetworkState, Program, Refusal, Refused, Remove, ResumePoint,
+    Signal, Usage,
 };
 
 /// The one version of this contract. Both ends name theirs in [`Hello`], and a host refuses a guest of another generation.

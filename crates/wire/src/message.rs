@@ -8,8 +8,8 @@ use bytes::Bytes;
 use crate::{
     Frame, Kind,
     proto::{
-        Credit, Done, ExecStart, FileChange, FileEntries, FileList, FileRead, FileSum, FileWrite, Hello, Refused,
-        Signal,
+        Credit, Done, ExecStart, FileChange, FileEntries, FileList, FileRead, FileSum, FileWrite, Hello, NetworkState,
+        Refused, Signal,
     },
 };
 
@@ -64,6 +64,8 @@ pub enum GuestMessage {
     Hello(Hello),
     /// [`Kind::PONG`].
     Pong(Bytes),
+    /// [`Kind::NETWORK`].
+    Network(NetworkState),
     /// [`Kind::STDOUT`].
     Stdout(Bytes),
     /// [`Kind::STDERR`].
@@ -144,6 +146,7 @@ impl GuestMessage {
         Ok(match kind {
             Kind::HELLO => Self::Hello(decode(kind, body)?),
             Kind::PONG => Self::Pong(body),
+            Kind::NETWORK => Self::Network(decode(kind, body)?),
             Kind::STDOUT => Self::Stdout(body),
             Kind::STDERR => Self::Stderr(body),
             Kind::DONE => Self::Done(decode(kind, body)?),
@@ -162,6 +165,7 @@ impl GuestMessage {
         let (kind, body) = match self {
             Self::Hello(hello) => (Kind::HELLO, encode(&hello)),
             Self::Pong(body) => (Kind::PONG, body),
+            Self::Network(state) => (Kind::NETWORK, encode(&state)),
             Self::Stdout(bytes) => (Kind::STDOUT, bytes),
             Self::Stderr(bytes) => (Kind::STDERR, bytes),
             Self::Done(done) => (Kind::DONE, encode(&done)),

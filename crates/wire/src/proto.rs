@@ -19,6 +19,37 @@ pub struct Hello {
     /// Host: the operations it still waits for and how far each has come. Empty from a host that has just met this guest.
     #[prost(message, repeated, tag = "5")]
     pub resume: Vec<ResumePoint>,
+    /// Host: the network of a guest that has a card, which is to be set up now. Answered with [`Kind::NETWORK`](crate::Kind::NETWORK).
+    #[prost(message, optional, tag = "6")]
+    pub network: Option<Network>,
+}
+
+/// A guest's place in its network. Addresses are of IPv4, as numbers of which the highest byte is the first.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub struct Network {
+    /// The guest's own address.
+    #[prost(fixed32, tag = "1")]
+    pub address: u32,
+    /// Bits of the address that are the network's, 1 to 30.
+    #[prost(uint32, tag = "2")]
+    pub prefix_bits: u32,
+    /// Where everything goes that is not in the network.
+    #[prost(fixed32, tag = "3")]
+    pub gateway: u32,
+    /// Who knows names.
+    #[prost(fixed32, tag = "4")]
+    pub resolver: u32,
+    /// Largest packet in bytes.
+    #[prost(uint32, tag = "5")]
+    pub mtu: u32,
+}
+
+/// What has become of a network that a host named.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct NetworkState {
+    /// Why it is not up, for people; empty: it is.
+    #[prost(string, tag = "1")]
+    pub failure: String,
 }
 
 /// How far a host has come with one operation when it returns. What was on its way when it left is lost, so both sides begin

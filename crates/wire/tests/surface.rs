@@ -2,8 +2,8 @@
 
 use exec_sandbox_wire::{
     Change, Credit, Done, End, EnvVar, ExecStart, FileChange, FileEntries, FileEntry, FileKind, FileList, FileRead,
-    FileSum, FileWrite, GENERATION, Hello, Kind, Language, Move, PORT_NAME, Program, Refusal, Refused, Remove,
-    ResumePoint, Signal, Usage, limits,
+    FileSum, FileWrite, GENERATION, Hello, Kind, Language, Move, Network, NetworkState, PORT_NAME, Program, Refusal,
+    Refused, Remove, ResumePoint, Signal, Usage, limits,
 };
 use prost::Message;
 use std::fmt::Write as _;
@@ -47,8 +47,10 @@ fn the_surface_is_the_one_that_was_agreed() {
         agent_version: "v".into(),
         unix_time_ns: 1,
         resume: vec![point],
+        network: Some(Network { address: 1, prefix_bits: 1, gateway: 1, resolver: 1, mtu: 1 }),
     };
     surface += &encoding("Hello", &hello);
+    surface += &encoding("NetworkState", &NetworkState { failure: "f".into() });
     surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true });
     let variable = EnvVar { name: b"n".into(), value: b"v".into() };
     surface += &encoding("Program", &Program { code: b"c".into(), env: vec![variable] });

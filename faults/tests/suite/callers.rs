@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use exec_sandbox::{ErrorKind, Output, Scheduler};
+use exec_sandbox::{ErrorKind, ExecRequest, Language, Output, Scheduler, SessionRequest};
 use tokio::{sync::mpsc, task::JoinSet};
 
 use crate::{
@@ -64,6 +64,25 @@ async fn a_caller_who_leaves_after_any_number_of_polls_leaves_nothing() {
     }
     assert!(polls > 2, "a run waits more than once");
     world.end(&scheduler, &before).await;
+}
+
+/// The second call has been made before the first one's drop is known, and waits behind it.
+#[tokio::test]
+async fn a_call_behind_one_that_was_dropped_hears_that_the_session_is_over() {
+    let world = World::playing(&["greet", "accept", "hello", "await-exec", "hang"]);
+    let scheduler = world.scheduler().await;
+    let mut request = SessionRequest::new(Language::Raw);
+    request.vm.memory_mib = faulty().memory_mib;
+    let session = scheduler.session(request).await.expect("it boots");
+    let mut first = Box::pin(session.exec(ExecRequest::new("true")));
+    assert!(Polls { future: first.as_mut(), left: 1 }.await.is_none(), "it hangs");
+    let mut second = pin!(session.exec(ExecRequest::new("true")));
+    assert!(Polls { future: second.as_mut(), left: 1 }.await.is_none(), "it waits for its turn");
+    drop(first);
+    let error = second.await.expect_err("the first one's drop has ended the session");
+    assert_eq!(error.kind(), ErrorKind::SessionClosed, "{}", chain(&error));
+    assert_eq!(session.ended_because(), Some("a call was dropped while it was at work"));
+    scheduler.close().await.expect("all are dead");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use exec_sandbox::{Error, ErrorKind};
+use exec_sandbox::{Error, ErrorKind, Scheduler, SchedulerConfig};
 use rustix::{
     mount::{MountFlags, UnmountFlags, mount, unmount},
     process::{Resource, Rlimit, getrlimit, setrlimit},
@@ -108,6 +108,48 @@ async fn a_disk_without_room_for_a_name_fails_the_run_and_ends_the_process() {
     fs::remove_file(filler).expect("it is there");
     serves(&scheduler).await;
     world.end(&scheduler, &before).await;
+}
+
+/// A configuration of this world in which the image is not in its place, and could be fetched from where it is.
+fn without_image(world: &World) -> SchedulerConfig {
+    let config = world.config();
+    let published = config.images_dir.as_ref().map(|dir| dir.display().to_string());
+    SchedulerConfig { assets_url: published, images_dir: Some(world.run_dir().with_extension("images")), ..config }
+}
+
+#[tokio::test]
+async fn an_image_that_is_not_there_is_fetched_by_the_start_if_it_may() {
+    let world = World::in_good_order();
+    let unasked = SchedulerConfig { auto_download_assets: false, ..without_image(&world) };
+    let offline = SchedulerConfig { offline: true, ..without_image(&world) };
+    for config in [unasked, offline] {
+        let error = Scheduler::start(config).await.expect_err("there is no image");
+        assert_eq!(error.kind(), ErrorKind::AssetNotFound, "{}", chain(&error));
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("sbx image pull")), "{error:?}");
+    }
+    let scheduler = Scheduler::start(without_image(&world)).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    serves(&scheduler).await;
+    scheduler.close().await.expect("nothing is left");
+}
+
+#[tokio::test]
+async fn a_disk_without_room_for_an_image_is_told_and_with_room_the_fetch_goes_on() {
+    let world = World::in_good_order();
+    let config = without_image(&world);
+    let images = config.images_dir.clone().expect("it is named");
+    let Some(_small) = Small::mount(&images, c"size=64k,mode=0700") else { return };
+    let filler = images.join("filler");
+    let mut full = File::create_new(&filler).expect("it is new");
+    while full.write(&[0; 4096]).is_ok() {}
+    drop(full);
+    let error = Scheduler::start(config.clone()).await.expect_err("there is no room");
+    assert_eq!(error.kind(), ErrorKind::AssetDownload, "{}", chain(&error));
+    assert!(chain(&error).contains("No space left on device"), "{}", chain(&error));
+    assert!(error.remedy().is_some_and(|remedy| remedy.starts_with("make room")), "{error:?}");
+    fs::remove_file(filler).expect("it is there");
+    let scheduler = Scheduler::start(config).await.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    serves(&scheduler).await;
+    scheduler.close().await.expect("nothing is left");
 }
 
 #[tokio::test]

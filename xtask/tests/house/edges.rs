@@ -1,6 +1,6 @@
 //! Which crate may name which, and what a crate may not contain.
 //!
-//! Floors: contracts (wire, qemu, image) ← guest ← sandbox ← faces (cli). Siblings never name each other. xtask builds images,
+//! Floors: contracts (wire, qemu, image) ← guest ← sandbox ← faces (cli, python). Siblings never name each other. xtask builds images,
 //! vmtests and faults drive the public API like any caller.
 
 use std::process::Command;
@@ -21,6 +21,7 @@ const MAY_NAME: [(&str, &[&str]); 10] = [
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
     ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image"]),
     ("exec-sandbox-cli", &["exec-sandbox"]),
+    ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
     ("vmtests", &["exec-sandbox"]),
     ("faults", &["exec-sandbox", "exec-sandbox-wire", "exec-sandbox-image"]),

@@ -69,6 +69,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Tell(command) => format!("{command:?}"),
         Effect::File(job) => format!("{job:?}"),
         Effect::Clock(time) => format!("clock {time}"),
+        Effect::Network(network) => format!("network of {} bits", network.prefix_bits),
         Effect::Greet => "greet".to_owned(),
     }
 }
@@ -179,6 +180,20 @@ fn a_hello_answers_ours_or_asks_for_it() {
     assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5", "greet"], "somebody else took over the port");
     let other = HostMessage::Hello(Hello { generation: GENERATION + 1, ..Hello::default() });
     assert_eq!(operations.hear(0, other, Instant::now()).err(), Some(Violation::Generation(GENERATION + 1)));
+}
+
+#[test]
+fn a_network_is_set_up_before_anything_of_an_execution_is_said() {
+    let mut operations = present();
+    begin(&mut operations, 1);
+    operations.lose();
+    operations.greet();
+    let network = Some(Network { prefix_bits: 24, ..Network::default() });
+    let named =
+        HostMessage::Hello(Hello { generation: GENERATION, resume: vec![point(2, 0, 9)], network, ..Hello::default() });
+    let effects = hear(&mut operations, 0, named);
+    assert_eq!(effects[..2], ["clock 0", "network of 24 bits"]);
+    assert_eq!(effects[2..], ["2 refused UnknownOperation"]);
 }
 
 #[test]

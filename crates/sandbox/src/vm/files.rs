@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use exec_sandbox_wire::{
     Change, Checksum, FileChange, FileEntry, FileKind, FileList, FileRead, FileSum, FileWrite, HostMessage, Move,
     Remove,
-    limits::{CHUNK_BYTES, MAX_FILE_BYTES, MAX_NAME_BYTES, MAX_PATH_BYTES},
+    limits::{self, CHUNK_BYTES, MAX_NAME_BYTES, MAX_PATH_BYTES},
 };
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
@@ -19,6 +19,9 @@ use super::{
     transfers::FileEnd,
 };
 use crate::{Error, ErrorKind};
+
+/// Longest file that goes in or out.
+pub const MAX_FILE_BYTES: u64 = limits::MAX_FILE_BYTES;
 
 /// Entries that a list may have: some hundred megabytes of a guest's names are nobody's wish.
 pub const MAX_LISTED_ENTRIES: usize = 100_000;

@@ -25,6 +25,9 @@ use crate::{Error, ErrorKind, process::ChildUsage};
 /// How often a process that does not die is killed again.
 const RETRY_TEARDOWN: Duration = Duration::from_secs(1);
 
+/// Why a VM ended that nobody ended.
+pub(super) const LOST: &str = "it was lost";
+
 /// What a caller who asked for the end is told of it. `None`: it is dead, and what it used is not known.
 pub(super) type DestroyReply = oneshot::Sender<Result<Option<ChildUsage>, Error>>;
 

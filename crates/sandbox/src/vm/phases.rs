@@ -186,6 +186,7 @@ impl Prepared {
             root_disk: qemu::RootDisk { path: root },
             agent_fd: AGENT_FD,
             qmp_fd: QMP_FD,
+            network: None,
             console: console.is_some().then_some(qemu::Console::Socket(CONSOLE_FD)),
             sandbox: true,
         };

@@ -222,7 +222,7 @@ impl Supervisor {
             End::Closing => "all VMs were ended",
             End::Abandoned => "a call was dropped while it was at work",
             End::Idle => "it was idle for as long as it may be",
-            End::Lost(_) => "it was lost",
+            End::Lost(_) => grave::LOST,
         };
         desk.grave.begin(why);
         // A VM that dies executes nothing any more, but its memory is not free before it is dead.

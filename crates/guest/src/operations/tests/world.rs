@@ -175,6 +175,7 @@ impl World {
                 Effect::Send(frame) => self.send(vec![frame]),
                 Effect::Tell(command) => self.tell(Some(command)),
                 Effect::Clock(_) => {}
+                Effect::Network(network) => panic!("no host here has named {network:?}"),
                 Effect::File(job) => panic!("no host here has asked for {job:?}"),
                 Effect::Greet => panic!("each Hello of this host is an answer"),
             }

@@ -1,0 +1,213 @@
+//! The network, as the host names it: address, route and resolver of the one card that the machine may have.
+//!
+//! Done by system calls alone, on the host's word and before any program runs. Every step counts: a network that is not up as it was
+//! named is an error that the host is told, and what to do about it is the host's business. A machine without a card is never named
+//! a network, and its resolver's list stays empty, so that looking up a name fails at once.
+
+mod interface;
+
+use std::{fs, io, net::Ipv4Addr, path::Path};
+
+use exec_sandbox_wire::Network;
+use rustix::{io::Errno, mount::MountFlags};
+
+pub(crate) use interface::Interface;
+
+/// Network interfaces, by their names.
+const INTERFACES: &str = "/sys/class/net";
+
+/// The interface that every machine has.
+const LOOPBACK: &str = "lo";
+
+/// Who knows names, as programs read it: a file of ours over the image's, which is read-only. `/run` is root's alone.
+const RESOLVERS: &str = "/run/resolv.conf";
+const RESOLVERS_PLACE: &str = "/etc/resolv.conf";
+
+/// Packets that IPv4 wants every network to carry.
+const LEAST_MTU: u32 = 576;
+
+/// Why the network is not up.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NetworkError {
+    /// The host named a network that is none.
+    #[error("{what} is {value}, which cannot be")]
+    BadValue {
+        /// Which number.
+        what: &'static str,
+        /// What it is.
+        value: u32,
+    },
+    /// There is not exactly one card.
+    #[error("the machine has {found} network cards, and one was expected")]
+    Cards {
+        /// How many there are.
+        found: usize,
+    },
+    /// The kernel's list of cards cannot be read.
+    #[error("cannot list the network cards")]
+    List {
+        /// Why.
+        source: io::Error,
+    },
+    /// A setting of the card was refused.
+    #[error("cannot {what}")]
+    Card {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        source: Errno,
+    },
+    /// Programs cannot be told who knows names.
+    #[error("cannot write the list of resolvers")]
+    Resolvers {
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A network that can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Settings {
+    address: Ipv4Addr,
+    mask: Ipv4Addr,
+    gateway: Ipv4Addr,
+    resolver: Ipv4Addr,
+    mtu: u16,
+}
+
+/// Sets the network up. Done again, as after a restore, it is as it was named last.
+pub(crate) fn set_up(network: &Network) -> Result<(), NetworkError> {
+    let settings = Settings::of(network)?;
+    let name = only_card(&card_names().map_err(|source| NetworkError::List { source })?)?;
+    configure(&name, &settings)?;
+    tell_programs(settings.resolver).map_err(|source| NetworkError::Resolvers { source })
+}
+
+impl Settings {
+    fn of(network: &Network) -> Result<Self, NetworkError> {
+        let Network { address, prefix_bits, gateway, resolver, mtu } = *network;
+        let bad = |what, value| NetworkError::BadValue { what, value };
+        let mask = match prefix_bits {
+            1..=30 => u32::MAX << (32 - prefix_bits),
+            _ => return Err(bad("the number of bits of the network", prefix_bits)),
+        };
+        // The kernel takes a gateway only if it is in reach, and says less about it.
+        if gateway & mask != address & mask {
+            return Err(bad("the gateway's address", gateway));
+        }
+        Ok(Self {
+            address: Ipv4Addr::from_bits(address),
+            mask: Ipv4Addr::from_bits(mask),
+            gateway: Ipv4Addr::from_bits(gateway),
+            resolver: Ipv4Addr::from_bits(resolver),
+            mtu: u16::try_from(mtu).ok().filter(|_| mtu >= LEAST_MTU).ok_or_else(|| bad("the packet's size", mtu))?,
+        })
+    }
+}
+
+fn configure(name: &str, settings: &Settings) -> Result<(), NetworkError> {
+    let step = |what| move |source| NetworkError::Card { what, source };
+    // Programs would try it first, and nobody answers.
+    let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
+    fs::write(ipv6, "1").map_err(|source| step("turn IPv6 off")(errno(&source)))?;
+    let card = Interface::open(name).map_err(step("find the network card"))?;
+    card.set_mtu(settings.mtu).map_err(step("set the packet's size"))?;
+    card.set_address(settings.address, settings.mask).map_err(step("set the address"))?;
+    card.up().map_err(step("bring the network card up"))?;
+    card.set_gateway(settings.gateway).map_err(step("set the gateway"))
+}
+
+fn card_names() -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(INTERFACES)? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| name != LOOPBACK));
+    }
+    Ok(names)
+}
+
+fn only_card(names: &[String]) -> Result<String, NetworkError> {
+    match names {
+        [name] => Ok(name.clone()),
+        other => Err(NetworkError::Cards { found: other.len() }),
+    }
+}
+
+fn tell_programs(resolver: Ipv4Addr) -> io::Result<()> {
+    fs::write(RESOLVERS, resolvers(resolver))?;
+    if is_mounted(RESOLVERS, RESOLVERS_PLACE)? {
+        return Ok(());
+    }
+    rustix::mount::mount_bind(RESOLVERS, RESOLVERS_PLACE)?;
+    let read_only = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount_remount(RESOLVERS_PLACE, read_only, c"")?;
+    Ok(())
+}
+
+/// One resolver, which answers at once or not at all: what it does not know it refuses, so a second try would only wait.
+fn resolvers(resolver: Ipv4Addr) -> String {
+    format!("nameserver {resolver}\noptions timeout:10 attempts:2\n")
+}
+
+/// Whether the two are one file.
+fn is_mounted(file: impl AsRef<Path>, place: impl AsRef<Path>) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt as _;
+    let identity = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino()));
+    Ok(identity(file.as_ref())? == identity(place.as_ref())?)
+}
+
+fn errno(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network() -> Network {
+        let bits = |text: &str| text.parse::<Ipv4Addr>().expect("it is an address").to_bits();
+        Network {
+            address: bits("192.168.127.2"),
+            prefix_bits: 24,
+            gateway: bits("192.168.127.1"),
+            resolver: bits("192.168.127.1"),
+            mtu: 65520,
+        }
+    }
+
+    #[test]
+    fn a_network_is_read_as_it_was_named() {
+        let settings = Settings::of(&network()).expect("it is one");
+        let text = |address: Ipv4Addr| address.to_string();
+        assert_eq!(text(settings.address), "192.168.127.2");
+        assert_eq!(text(settings.mask), "255.255.255.0");
+        assert_eq!(text(settings.gateway), "192.168.127.1");
+        assert_eq!(settings.mtu, 65520);
+    }
+
+    #[test]
+    fn a_network_that_cannot_be_is_refused_by_the_number_that_is_wrong() {
+        let says = |change: fn(&mut Network)| {
+            let mut network = network();
+            change(&mut network);
+            Settings::of(&network).expect_err("it cannot be").to_string()
+        };
+        assert!(says(|network| network.prefix_bits = 0).contains("the number of bits"));
+        assert!(says(|network| network.prefix_bits = 31).contains("the number of bits"));
+        assert!(says(|network| network.gateway = 0).contains("the gateway's address"));
+        assert!(says(|network| network.mtu = 575).contains("the packet's size"));
+        assert!(says(|network| network.mtu = 65536).contains("the packet's size"));
+    }
+
+    #[test]
+    fn there_is_one_card_or_an_error_that_says_how_many() {
+        assert_eq!(only_card(&["eth0".into()]).expect("it is one"), "eth0");
+        assert!(only_card(&[]).expect_err("there is none").to_string().contains("has 0 network cards"));
+        assert!(only_card(&["a".into(), "b".into()]).expect_err("which one").to_string().contains("has 2"));
+    }
+
+    #[test]
+    fn programs_read_one_resolver() {
+        let text = resolvers(Ipv4Addr::new(192, 168, 127, 1));
+        assert!(text.starts_with("nameserver 192.168.127.1\n"), "{text}");
+    }
+}
