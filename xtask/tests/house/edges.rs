@@ -13,13 +13,13 @@ use crate::{
 };
 
 /// Every crate of the workspace and the crates of the workspace that it may name.
-const MAY_NAME: [(&str, &[&str]); 10] = [
+const MAY_NAME: [(&str, &[&str]); 11] = [
     ("exec-sandbox-wire", &[]),
     ("exec-sandbox-qemu", &[]),
     ("exec-sandbox-image", &[]),
     ("exec-sandbox-gateway", &[]),
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
-    ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image"]),
+    ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image", "exec-sandbox-gateway"]),
     ("exec-sandbox-cli", &["exec-sandbox"]),
     ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
