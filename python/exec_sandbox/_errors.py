@@ -23,6 +23,7 @@ _CLASSES: dict[str, type[BaseException]] = {
     "capacity": exceptions.VmCapacityError,
     "boot_timeout": exceptions.VmBootTimeoutError,
     "vm": exceptions.VmTransientError,
+    "gateway": exceptions.VmGvproxyError,
     "outcome_unknown": exceptions.CommunicationOutcomeUnknownError,
     "output_limit": exceptions.OutputLimitError,
     "guest": exceptions.GuestAgentError,

@@ -125,6 +125,7 @@ fn manifest(recipe: &Recipe, kernel: &Artefact, agent: &Artefact, root: &Artefac
             .into_iter()
             .map(|package| Package { name: package.name, version: package.version })
             .collect(),
+        registries: BTreeMap::new(),
     })
 }
 

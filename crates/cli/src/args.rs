@@ -140,7 +140,7 @@ pub(crate) struct RunArgs {
     #[arg(short, long, value_name = "PACKAGE")]
     package: Vec<String>,
     #[command(flatten)]
-    network: NetworkArgs,
+    pub(crate) network: NetworkArgs,
     /// Put a file or directory into each VM before its program runs; may be repeated
     #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
     pub(crate) upload: Vec<UploadSpec>,
@@ -153,6 +153,9 @@ pub(crate) struct RunArgs {
     /// No progress and no notes
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Say on standard error at which ports of the host each VM is reached, and what its network refused
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
     /// Show the guest's boot log on standard error; booting takes longer
     #[arg(long)]
     pub(crate) debug: bool,

@@ -1,8 +1,8 @@
 //! What is printed as JSON. The names are a contract; what was not measured is null.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Duration};
 
-use exec_sandbox::{Exit, Language, Outcome, Timing, Usage};
+use exec_sandbox::{Exit, ExposedPort, Language, NetworkUsage, Outcome, Timing, Usage};
 use serde::Serialize;
 
 use crate::failure::Explanation;
@@ -20,6 +20,9 @@ pub(crate) struct Ran<'a> {
     stderr: Cow<'a, str>,
     timing: TimingMs,
     usage: UsageFigures,
+    /// Null: the VM has no network.
+    network: Option<NetworkFigures>,
+    exposed_ports: Vec<PortEntry>,
     vm_id: &'a str,
     accelerator: &'a str,
     /// Downloads that failed after it.
@@ -40,12 +43,38 @@ pub(crate) struct Failed<'a> {
 pub(crate) struct TimingMs {
     admission_ms: f64,
     prepare_ms: f64,
+    gateway_start_ms: Option<f64>,
     spawn_ms: f64,
     guest_wait_ms: f64,
     execute_ms: f64,
     teardown_ms: f64,
     total_ms: f64,
     first_output_ms: Option<f64>,
+}
+
+/// [`NetworkUsage`], and what was refused by name.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct NetworkFigures {
+    sent_bytes: u64,
+    received_bytes: u64,
+    connections: u64,
+    accepted: u64,
+    unreachable: u64,
+    timed_out: u64,
+    questions: u64,
+    malformed: u64,
+    up: bool,
+    current: bool,
+    refusals: BTreeMap<String, u64>,
+}
+
+/// [`ExposedPort`].
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct PortEntry {
+    internal: u16,
+    external: u16,
+    host: IpAddr,
+    protocol: &'static str,
 }
 
 /// [`Usage`] in milliseconds and bytes.
@@ -70,6 +99,8 @@ impl<'a> Ran<'a> {
             stderr: String::from_utf8_lossy(&outcome.stderr),
             timing: (&outcome.timing).into(),
             usage: (&outcome.usage).into(),
+            network: outcome.network.map(|usage| network(usage, outcome.refusals.clone().into())),
+            exposed_ports: outcome.exposed_ports.iter().map(port).collect(),
             vm_id: &outcome.vm_id,
             accelerator,
             download_errors: Vec::new(),
@@ -82,6 +113,7 @@ impl From<&Timing> for TimingMs {
         Self {
             admission_ms: ms(timing.admission),
             prepare_ms: ms(timing.prepare),
+            gateway_start_ms: timing.gateway_start.map(ms),
             spawn_ms: ms(timing.spawn),
             guest_wait_ms: ms(timing.guest_wait),
             execute_ms: ms(timing.execute),
@@ -103,6 +135,27 @@ impl From<&Usage> for UsageFigures {
             qemu_memory_peak_bytes: usage.qemu_memory_peak_bytes,
         }
     }
+}
+
+fn network(usage: NetworkUsage, refusals: BTreeMap<String, u64>) -> NetworkFigures {
+    NetworkFigures {
+        sent_bytes: usage.sent_bytes,
+        received_bytes: usage.received_bytes,
+        connections: usage.connections,
+        accepted: usage.accepted,
+        unreachable: usage.unreachable,
+        timed_out: usage.timed_out,
+        questions: usage.questions,
+        malformed: usage.malformed,
+        up: usage.is_up,
+        current: usage.is_current,
+        refusals,
+    }
+}
+
+fn port(port: &ExposedPort) -> PortEntry {
+    let ExposedPort { internal, external, host, protocol, .. } = *port;
+    PortEntry { internal, external, host, protocol: protocol.name() }
 }
 
 /// Milliseconds with three decimals: no clock here is finer than a microsecond.
@@ -149,6 +202,13 @@ mod tests {
             stderr: "timeout".into(),
             timing: (&Timing::default()).into(),
             usage: (&Usage::default()).into(),
+            network: Some(network(NetworkUsage::default(), BTreeMap::from([("name_not_allowed".to_owned(), 2)]))),
+            exposed_ports: vec![PortEntry {
+                internal: 80,
+                external: 40_080,
+                host: [127, 0, 0, 1].into(),
+                protocol: "tcp",
+            }],
             vm_id: "vm-1",
             accelerator: "tcg",
             download_errors: Vec::new(),

@@ -26,6 +26,8 @@ pub(crate) enum Event {
     /// Something else is to be shown before the source's end: answered when its output so far is on the page, and the page at
     /// the start of a line.
     Pause(usize, oneshot::Sender<()>),
+    /// Something that a user wants to know before the source's end.
+    Note(usize, String),
     End(usize, Ending),
 }
 
@@ -33,6 +35,8 @@ pub(crate) enum Event {
 #[derive(Debug, Default)]
 pub(crate) struct Ending {
     pub(crate) exit: Option<Exit>,
+    /// What a user has asked to be told.
+    pub(crate) notes: Vec<String>,
     pub(crate) failures: Vec<Explanation>,
 }
 
@@ -68,6 +72,7 @@ struct Page {
 enum Shown {
     Output(Output),
     Pause(oneshot::Sender<()>),
+    Note(String),
     Ending(Ending),
 }
 
@@ -98,6 +103,7 @@ impl Page {
             let steps = match event {
                 Event::Piece(number, output) => sequence.piece(number, Shown::Output(output)),
                 Event::Pause(number, paused) => sequence.piece(number, Shown::Pause(paused)),
+                Event::Note(number, note) => sequence.piece(number, Shown::Note(note)),
                 Event::End(number, ending) => {
                     let mut steps = sequence.piece(number, Shown::Ending(ending));
                     steps.extend(sequence.end(number));
@@ -129,6 +135,10 @@ impl Page {
                 self.at_line_start = true;
                 // Who asked may have been interrupted.
                 let _ = paused.send(());
+            }
+            Shown::Note(note) => {
+                self.view.progress.end();
+                self.note(self.several().then(|| self.label()), &note);
             }
             Shown::Ending(ending) => self.ending(&ending),
         }
@@ -195,6 +205,11 @@ impl Page {
         }
     }
 
+    fn note(&self, subject: Option<&str>, text: &str) {
+        self.leave_the_line();
+        print::note(&subject.map_or_else(|| text.to_owned(), |subject| format!("{subject}: {text}")));
+    }
+
     fn ending(&self, ending: &Ending) {
         if !self.view.programs {
             return;
@@ -204,8 +219,10 @@ impl Page {
         if self.view.wants_notes
             && let Some(remark) = ending.exit.and_then(|exit| remark(exit, self.several()))
         {
-            self.leave_the_line();
-            print::note(&subject.map_or_else(|| remark.clone(), |subject| format!("{subject}: {remark}")));
+            self.note(subject, &remark);
+        }
+        for note in &ending.notes {
+            self.note(subject, note);
         }
         for failure in &ending.failures {
             self.leave_the_line();

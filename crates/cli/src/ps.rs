@@ -17,8 +17,8 @@ use crate::{
     table::{UNKNOWN, table},
 };
 
-const TITLES: [&str; 11] =
-    ["ID", "STATE", "LANGUAGE", "MEMORY", "RESIDENT", "CPU", "AGE", "QEMU", "OWNER", "TENANT", "TASK"];
+const TITLES: [&str; 12] =
+    ["ID", "STATE", "LANGUAGE", "MEMORY", "RESIDENT", "CPU", "AGE", "QEMU", "GATEWAY", "OWNER", "TENANT", "TASK"];
 
 /// A VM as JSON.
 #[derive(Serialize)]
@@ -91,9 +91,12 @@ fn process(process: &VmProcess) -> ProcessEntry<'_> {
     }
 }
 
-fn row(vm: &VmInfo) -> [String; 11] {
+fn row(vm: &VmInfo) -> [String; 12] {
     let mib = |mib: u64| format!("{mib} MiB");
-    let qemu = vm.qemu().map(|qemu| if qemu.is_alive { qemu.pid.to_string() } else { format!("{} (dead)", qemu.pid) });
+    let pid = |process: &VmProcess| match process.is_alive {
+        true => process.pid.to_string(),
+        false => format!("{} (dead)", process.pid),
+    };
     let owner = vm.owner.as_ref().map(|owner| match &owner.name {
         Some(name) => format!("{} {name}", owner.pid),
         None => owner.pid.to_string(),
@@ -106,7 +109,8 @@ fn row(vm: &VmInfo) -> [String; 11] {
         vm.resident_bytes().map(|bytes| mib(bytes >> 20)),
         vm.cpu().map(|cpu| format!("{:.1} s", cpu.as_secs_f64())),
         vm.age.map(rounded),
-        qemu,
+        vm.qemu().map(pid),
+        vm.gateway().map(pid),
         owner,
         vm.tenant_id.clone(),
         vm.task_id.clone(),

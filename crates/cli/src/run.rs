@@ -22,6 +22,7 @@ use crate::{
     source::{self, Source},
 };
 
+mod network;
 mod with_files;
 
 /// A JSON array has one of these for each source.
@@ -59,8 +60,15 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
             progress.say(&format!("running in a VM ({})", scheduler.facts().accelerator));
             let total = plan.bytes.saturating_mul(sources.len() as u64);
             let uploads = Meter::new(progress.clone(), "uploading", total);
-            let files =
-                Files { plan: &plan, uploads: &uploads, downloads: &args.download, wants_progress, wants_notes };
+            let wants_ports = (wants_notes || args.verbose) && !args.json;
+            let files = Files {
+                plan: &plan,
+                uploads: &uploads,
+                downloads: &args.download,
+                wants_ports,
+                wants_progress,
+                wants_notes,
+            };
             let view = View { wants_notes, programs: !args.json, progress: progress.clone() };
             let done = run_all(scheduler, &args, &sources, files, view).await?;
             if args.json {
@@ -99,7 +107,7 @@ async fn run_all(
 
 async fn run_one(scheduler: &Scheduler, args: &RunArgs, source: &Source, files: Files<'_>, feed: Feed) -> Done {
     let request = args.request(source.language, &source.code);
-    let done = if files.any() {
+    let done = if files.any() || !args.network.expose.is_empty() {
         with_files::run(scheduler, request, files, &feed).await
     } else {
         let (pieces, arriving) = mpsc::channel(PIECES_IN_FLIGHT);
@@ -107,9 +115,11 @@ async fn run_one(scheduler: &Scheduler, args: &RunArgs, source: &Source, files: 
         Done { result: result.map_err(Failure::from), downloads: Vec::new() }
     };
     let failures = done.result.as_ref().err().into_iter().chain(&done.downloads).map(Failure::explain).collect();
-    let exit = done.result.as_ref().ok().map(|outcome| outcome.exit);
+    let outcome = done.result.as_ref().ok();
+    let exit = outcome.map(|outcome| outcome.exit);
+    let notes = outcome.filter(|_| args.verbose).map(network::notes).unwrap_or_default();
     // A printer that is gone has said why; its failure ends the whole run.
-    let _ = feed.events.send(Event::End(feed.number, Ending { exit, failures })).await;
+    let _ = feed.events.send(Event::End(feed.number, Ending { exit, notes, failures })).await;
     done
 }
 

@@ -118,7 +118,7 @@ fn start_ticks(pid: u32) -> u64 {
 fn no_vms_are_an_empty_list_and_nothing_to_do() {
     let world = World::new();
     assert_eq!(world.json(&["ps", "--json"]), (0, serde_json::json!([])));
-    let titles = "ID  STATE  LANGUAGE  MEMORY  RESIDENT  CPU  AGE  QEMU  OWNER  TENANT  TASK\n";
+    let titles = "ID  STATE  LANGUAGE  MEMORY  RESIDENT  CPU  AGE  QEMU  GATEWAY  OWNER  TENANT  TASK\n";
     assert_eq!(world.told(&["ps"]), (0, titles.into(), String::new()));
     assert_eq!(world.told(&["ps", "-q"]), (0, String::new(), String::new()));
     assert_eq!(world.told(&["kill", "--all"]), (0, String::new(), String::new()));

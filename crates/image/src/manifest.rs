@@ -16,6 +16,9 @@ const FORMAT: u32 = 1;
 /// Longest name of an image, language or package: a name becomes a file name, which may have 255 bytes.
 const MAX_NAME_BYTES: usize = 128;
 
+/// Longest name of a host: what a question of DNS can ask for, written with dots.
+const MAX_HOST_BYTES: usize = 253;
+
 /// What an image is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -38,6 +41,9 @@ pub struct Manifest {
     pub languages: BTreeMap<String, Interpreter>,
     /// What is installed, sorted by name.
     pub packages: Vec<Package>,
+    /// Hosts by language from which its package manager installs, as that has said when the image was made.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub registries: BTreeMap<String, Vec<String>>,
 }
 
 /// A file of the image, named by its content.
@@ -109,6 +115,11 @@ pub enum ManifestError {
     /// An interpreter that could point anywhere.
     #[error("interpreter path {0:?} is not an absolute path without '..'")]
     BadPath(String),
+    /// A registry's host that is none.
+    #[error(
+        "the registry {0:?} is not the name of a host (labels of a-z, 0-9 and '-', at least two, with dots between them)"
+    )]
+    BadHost(String),
     /// A blob without content.
     #[error("the {0} is empty")]
     EmptyBlob(BlobRole),
@@ -176,6 +187,10 @@ impl Manifest {
             check_name("package", &package.name)?;
             check_version("package version", &package.version)?;
         }
+        for (language, hosts) in &self.registries {
+            check_name("language of a registry", language)?;
+            hosts.iter().try_for_each(|host| check_host(host))?;
+        }
         Ok(())
     }
 }
@@ -213,6 +228,18 @@ fn check_version(field: &'static str, value: &str) -> Result<(), ManifestError> 
     Err(ManifestError::BadVersion { field, value: value.to_owned() })
 }
 
+fn check_host(value: &str) -> Result<(), ManifestError> {
+    let goes_on = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let is_label = |label: &str| !label.is_empty() && label.bytes().all(goes_on);
+    let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
+    let labels: Vec<&str> = value.split('.').collect();
+    let is_name = labels.len() >= 2 && !labels.last().is_some_and(|last| is_number(last));
+    if is_name && value.len() <= MAX_HOST_BYTES && labels.into_iter().all(is_label) {
+        return Ok(());
+    }
+    Err(ManifestError::BadHost(value.to_owned()))
+}
+
 fn check_path(path: &str) -> Result<(), ManifestError> {
     let climbs = path.split('/').any(|part| part == "..");
     if path.starts_with('/') && !climbs && !path.contains('\0') && path.len() > 1 {
@@ -240,6 +267,7 @@ pub(crate) mod tests {
             root: blob(b"root"),
             languages: BTreeMap::from([("python".into(), interpreter)]),
             packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
+            registries: BTreeMap::from([("python".into(), vec!["packages.example.com".into()])]),
         }
     }
 
@@ -254,6 +282,24 @@ pub(crate) mod tests {
     fn a_manifest_reads_back_as_it_was_written() {
         let manifest = sample("standard");
         assert_eq!(Manifest::from_json(&manifest.to_json().unwrap()).unwrap(), manifest);
+    }
+
+    #[test]
+    fn a_manifest_of_before_there_were_registries_has_none() {
+        let mut json = serde_json::to_value(sample("standard")).unwrap();
+        json.as_object_mut().unwrap().remove("registries");
+        let manifest = Manifest::from_json(&serde_json::to_vec(&json).unwrap()).unwrap();
+        assert!(manifest.registries.is_empty());
+        assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains("registries"));
+    }
+
+    #[test]
+    fn a_registry_is_a_host_and_nothing_else() {
+        for bad in ["", "host", "10.0.0.1", "a..b", "Example.com", "example.com.", "https://a.example", "a.example:443"]
+        {
+            let refused = Manifest::from_json(&with("/registries/python/0", json!(bad)));
+            assert!(matches!(refused, Err(ManifestError::BadHost(_))), "{bad:?}: {refused:?}");
+        }
     }
 
     #[test]

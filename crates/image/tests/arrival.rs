@@ -50,6 +50,7 @@ fn manifest() -> Manifest {
         root: blob(b"root"),
         languages: BTreeMap::from([("raw".into(), Interpreter { path: "/bin/bash".into(), version: "5.2".into() })]),
         packages: Vec::new(),
+        registries: BTreeMap::new(),
     }
 }
 

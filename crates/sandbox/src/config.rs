@@ -1,10 +1,16 @@
 //! Configuration of a scheduler: plain data, every field of which takes effect.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use exec_sandbox_gateway::{
+    config::MAX_RESOLVERS,
+    policy::{Cidr, Exceptions},
+};
 
 use crate::{
-    Error,
+    Error, ErrorKind, Language,
     accel::AccelRequest,
+    network::Registries,
     paths::{self, Environment},
     request, session,
 };
@@ -41,6 +47,17 @@ pub struct SchedulerConfig {
     /// The control group (of version 2) in which each VM's own is made. `None`: `$EXEC_SANDBOX_CGROUP`, else that of this process
     /// or the one around it, if groups with memory and pids can be made there. Without one, VMs have no limits of the host's.
     pub cgroup: Option<PathBuf>,
+    /// The program that is the network of a VM which has one. `None`: `$EXEC_SANDBOX_GATEWAY`, else `exec-sandbox-gateway` beside this
+    /// program or on the `PATH`. It is looked for when it is needed.
+    pub gateway: Option<PathBuf>,
+    /// Ranges that VMs may reach although they are not the internet's: private ones, this machine's own, a cloud's. None by default. A
+    /// metadata address has to be listed by itself.
+    pub network_exceptions: Vec<Cidr>,
+    /// Who is asked for names on behalf of VMs, in this order: 1 to 8. `None`: those of `/etc/resolv.conf`, read for each VM.
+    pub resolvers: Option<Vec<SocketAddr>>,
+    /// Hosts by language that [`NetworkPolicy::LanguageDefault`](crate::NetworkPolicy) means. A language that is not in it:
+    /// `$EXEC_SANDBOX_REGISTRIES` (`python=a.example,b.example javascript=c.example`), else what the image says.
+    pub registries: BTreeMap<Language, Vec<String>>,
     /// How the guest's processor is run. `$EXEC_SANDBOX_FORCE_EMULATION=true` turns `Auto` into `Tcg`.
     pub accel: AccelRequest,
     /// Share of the host's memory that VMs never get, 0.01 to 0.5.
@@ -70,6 +87,10 @@ impl Default for SchedulerConfig {
             run_dir: None,
             qemu: None,
             cgroup: None,
+            gateway: None,
+            network_exceptions: Vec::new(),
+            resolvers: None,
+            registries: BTreeMap::new(),
             accel: AccelRequest::Auto,
             host_memory_reserve_ratio: 0.08,
             memory_overcommit_ratio: 5.0,
@@ -91,6 +112,9 @@ pub(crate) struct Settings {
     pub(crate) accel: AccelRequest,
     pub(crate) qemu: Option<PathBuf>,
     pub(crate) cgroup: Option<PathBuf>,
+    pub(crate) gateway: Option<PathBuf>,
+    /// The configuration's and the environment's; not the image's.
+    pub(crate) registries: Registries,
 }
 
 impl SchedulerConfig {
@@ -112,6 +136,9 @@ impl SchedulerConfig {
         check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;
         check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
+        check_resolvers(self.resolvers.as_deref())?;
+        exceptions(&self.network_exceptions)?;
+        let registries = Registries::configured(&self.registries, environment.registries.as_deref())?;
         let cache_dir = self.cache_dir_in(environment)?;
         Ok(Settings {
             images_dir: self.images_dir.clone().unwrap_or_else(|| paths::images_dir(environment, &cache_dir)),
@@ -124,6 +151,8 @@ impl SchedulerConfig {
             },
             qemu: self.qemu.clone().or_else(|| environment.qemu.clone()),
             cgroup: self.cgroup.clone().or_else(|| environment.cgroup.clone()),
+            gateway: self.gateway.clone().or_else(|| environment.gateway.clone()),
+            registries,
             cache_dir,
             config: self,
         })
@@ -141,12 +170,25 @@ impl Settings {
     }
 }
 
+/// The ranges as a gateway takes them.
+pub(crate) fn exceptions(ranges: &[Cidr]) -> Result<Exceptions, Error> {
+    Exceptions::new(ranges.iter().copied())
+        .map_err(|error| Error::new(ErrorKind::InvalidConfig, "reading network_exceptions").because(error))
+}
+
+fn check_resolvers(resolvers: Option<&[SocketAddr]>) -> Result<(), Error> {
+    if resolvers.is_none_or(|resolvers| (1..=MAX_RESOLVERS).contains(&resolvers.len())) {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidConfig, format!("resolvers must name 1 to {MAX_RESOLVERS} addresses")))
+}
+
 fn check_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), Error> {
     if (least..=most).contains(&value) {
         return Ok(());
     }
     let message = format!("{name} must be between {least} and {most}, not {value}");
-    Err(Error::new(crate::ErrorKind::InvalidArgument, message))
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use crate::{
     config::Settings,
     host::{self, ImageFiles},
     inventory::{self, VmState},
+    network,
     paths::Environment,
     process::{Layer, Missing},
     qemu_program::{self, QemuProgram},
@@ -79,6 +80,7 @@ fn checks(settings: &Settings) -> Vec<Check> {
         Some(capacity(settings)),
         Some(descriptors()),
         program.as_ref().ok().map(|program| jail(settings, program)),
+        Some(gateway(settings)),
     ]
     .into_iter()
     .flatten()
@@ -196,6 +198,24 @@ fn jail(settings: &Settings, program: &QemuProgram) -> Check {
         return ok("jail", detail);
     }
     Check { status: Status::Warning, remedy: Some(remedies.join("; ")), ..ok("jail", detail) }
+}
+
+/// The program that VMs with a network need, and its user. Without it all other VMs run.
+fn gateway(settings: &Settings) -> Check {
+    match network::find(settings.gateway.as_deref()) {
+        Ok(program) => {
+            let detail = program.path.display().to_string();
+            match program.missing {
+                None => ok("gateway", format!("{detail}, with a uid of its own")),
+                Some(missing) => Check {
+                    status: Status::Warning,
+                    remedy: Some(missing.remedy().into()),
+                    ..ok("gateway", format!("{detail}, own uid missing: {}", with_causes(&missing)))
+                },
+            }
+        }
+        Err(error) => Check { status: Status::Warning, ..failed("gateway", &error) },
+    }
 }
 
 fn ok(name: &'static str, detail: String) -> Check {

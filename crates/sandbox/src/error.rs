@@ -53,6 +53,8 @@ pub enum ErrorKind {
     BootTimeout,
     /// QEMU ended or could not be started; the code did not run.
     Vm,
+    /// The process that is the VM's network ended before the VM was up; the code did not run.
+    Gateway,
     /// The VM was lost after the code had been sent: it may have run.
     OutcomeUnknown,
     /// The program wrote more than is kept; what came before was streamed.
@@ -79,7 +81,7 @@ impl ErrorKind {
     /// Whether the same request may be sent again without fear of running the code twice.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Capacity | Self::BootTimeout | Self::Vm)
+        matches!(self, Self::Capacity | Self::BootTimeout | Self::Vm | Self::Gateway)
     }
 
     /// Whether the request itself is at fault, so that nothing was tried.
@@ -116,6 +118,7 @@ impl ErrorKind {
             Self::Capacity => "capacity",
             Self::BootTimeout => "boot_timeout",
             Self::Vm => "vm",
+            Self::Gateway => "gateway",
             Self::OutcomeUnknown => "outcome_unknown",
             Self::OutputLimit => "output_limit",
             Self::Guest => "guest",

@@ -23,6 +23,7 @@ use crate::{
     admission::{Budget, Machine},
     assets,
     config::Settings,
+    network::{self, GatewayProgram, Registries},
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
 };
@@ -34,6 +35,9 @@ const EMULATION_CEILING_MIB: u64 = 384;
 /// The same without a translation buffer. Not measured under an accelerator.
 const ACCELERATION_CEILING_MIB: u64 = 128;
 
+/// What a gateway may take. It needs 10, and what its connections hold when all of them wait for the other end is 128.
+const GATEWAY_CEILING_MIB: u64 = 192;
+
 /// What VMs are made of on this machine.
 #[derive(Debug)]
 pub(crate) struct Host {
@@ -42,6 +46,10 @@ pub(crate) struct Host {
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: ImageFiles,
     confined: Mutex<Confined>,
+    /// The gateway that was named, and the one that was found last.
+    gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
+    /// The hosts that each language installs packages from.
+    pub(crate) registries: Registries,
     cgroup: Option<PathBuf>,
     pub(crate) run_dir: PathBuf,
     pub(crate) boot_timeout: Duration,
@@ -99,6 +107,7 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
+        let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
@@ -114,6 +123,8 @@ impl Host {
             accelerator: verdict.accelerator,
             image,
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
+            gateway: (settings.gateway.clone(), Mutex::default()),
+            registries,
             cgroup: settings.cgroup.clone(),
             run_dir: settings.run_dir.clone(),
             boot_timeout: settings.config.boot_timeout,
@@ -136,13 +147,27 @@ impl Host {
         Arc::clone(&confined.confinement)
     }
 
+    /// The gateway that is there now. Blocks for a moment if it is not the one that was there last.
+    pub(crate) fn gateway(&self) -> Result<Arc<GatewayProgram>, Error> {
+        let (named, found) = &self.gateway;
+        let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(gateway) = found.as_ref().filter(|gateway| gateway.is_current()) {
+            return Ok(Arc::clone(gateway));
+        }
+        let gateway = Arc::new(network::find(named.as_deref())?);
+        debug!(gateway = %gateway.path.display(), missing = ?gateway.missing, "found");
+        *found = Some(Arc::clone(&gateway));
+        Ok(gateway)
+    }
+
     /// The most of the host's memory that a VM with a guest of `memory_mib` may take.
-    pub(crate) fn memory_ceiling_bytes(&self, memory_mib: u32) -> u64 {
+    pub(crate) fn memory_ceiling_bytes(&self, memory_mib: u32, has_network: bool) -> u64 {
+        let gateway_mib = if has_network { GATEWAY_CEILING_MIB } else { 0 };
         let ceiling_mib = match self.accelerator {
             qemu::Accelerator::Tcg { .. } => EMULATION_CEILING_MIB,
             qemu::Accelerator::Kvm { .. } | qemu::Accelerator::Hvf => ACCELERATION_CEILING_MIB,
         };
-        (u64::from(memory_mib) + ceiling_mib) << 20
+        (u64::from(memory_mib) + ceiling_mib + gateway_mib) << 20
     }
 }
 

@@ -12,7 +12,7 @@ use serde::Serialize;
 use crate::{
     Error, ErrorKind, SchedulerConfig, host, ids,
     paths::Environment,
-    run_dir::{self, ChildRecord, EndError, Found, Known, QEMU, Record, Resistance, RunDirError},
+    run_dir::{self, ChildRecord, EndError, Found, GATEWAY, Known, QEMU, Record, Resistance, RunDirError},
 };
 
 /// How many ids a message names at most.
@@ -135,6 +135,12 @@ impl VmInfo {
     #[must_use]
     pub fn qemu(&self) -> Option<&VmProcess> {
         self.processes.iter().find(|process| process.role == QEMU)
+    }
+
+    /// The process that is its network, if it has one.
+    #[must_use]
+    pub fn gateway(&self) -> Option<&VmProcess> {
+        self.processes.iter().find(|process| process.role == GATEWAY)
     }
 
     /// User and system time of its processes that could be read.
@@ -398,11 +404,11 @@ mod tests {
         assert!(vm.processes.is_empty(), "none has been started");
 
         let (mut gateway, mut qemu) = (waiting_shell("vm-1"), waiting_shell("vm-1"));
-        dir.record_child("gateway", gateway.id()).expect("it runs");
+        dir.record_child(GATEWAY, gateway.id()).expect("it runs");
         dir.record_child(QEMU, qemu.id()).expect("it runs");
         let vm = only(&root);
         let roles: Vec<_> = vm.processes.iter().map(|process| (process.role.as_str(), process.is_alive)).collect();
-        assert_eq!(roles, [(QEMU, true), ("gateway", true)]);
+        assert_eq!(roles, [(QEMU, true), (GATEWAY, true)]);
         assert!(vm.cpu().is_some() && vm.resident_bytes().is_some_and(|bytes| bytes > 0), "{vm:?}");
         for process in [&mut gateway, &mut qemu] {
             process.kill().expect("it is ours");

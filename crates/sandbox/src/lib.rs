@@ -30,6 +30,7 @@ pub mod inventory;
 mod language;
 mod maker;
 mod manager;
+mod network;
 mod outcome;
 mod paths;
 mod process;
@@ -43,14 +44,15 @@ mod vm;
 pub use accel::{AccelRequest, UnknownAccelerator};
 pub use config::SchedulerConfig;
 pub use error::{Error, ErrorKind};
+pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
 pub use images::{ImageInfo, images};
 pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;
-pub use outcome::{Exit, Outcome, Output, Timing, Usage};
+pub use outcome::{Exit, NetworkUsage, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
 pub use request::{
-    ExecRequest, MAX_CODE_CHARS, MAX_TIMEOUT, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol, RunRequest,
-    UnknownProtocol, VmSpec,
+    ExecRequest, ExposedPort, MAX_CODE_CHARS, MAX_TIMEOUT, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol,
+    RunRequest, UnknownProtocol, VmSpec,
 };
 pub use scheduler::{Facts, Scheduler};
 pub use session::{Session, SessionRequest};

@@ -12,6 +12,7 @@ use crate::{
     assets,
     config::Settings,
     host::{self, Facts, Host},
+    network::Registries,
     paths::Environment,
     request::ValidVm,
     run_dir,
@@ -60,6 +61,11 @@ impl VmManager {
         &self.common.config
     }
 
+    /// The hosts that each language installs packages from.
+    pub(crate) fn registries(&self) -> &Registries {
+        &self.common.host.registries
+    }
+
     /// What was found on this machine.
     #[must_use]
     pub fn facts(&self) -> &Facts {
@@ -71,7 +77,7 @@ impl VmManager {
     /// # Errors
     /// `spec` is invalid, there is no room, or the VM did not come up; see [`ErrorKind`].
     pub async fn create_vm(&self, spec: VmSpec) -> Result<QemuVm, Error> {
-        self.create(spec.validate(&self.common.config)?).await
+        self.create(spec.validate(&self.common.config, &self.common.host.registries)?).await
     }
 
     /// Refuses new VMs, ends all there are, executions under way with [`ErrorKind::Closed`], and waits until every VM is confirmed
@@ -105,6 +111,11 @@ impl VmManager {
     }
 
     async fn admit_and_boot(&self, spec: ValidVm) -> Result<QemuVm, Error> {
+        if spec.network.is_some() {
+            // Before it waits for memory: without a gateway there will be no such VM.
+            let host = Arc::clone(&self.common.host);
+            host::blocking("finding the gateway", move || host.gateway().map(drop)).await?;
+        }
         let permit = self.admission.admit(spec.memory_mib, Priority::Normal).await?;
         QemuVm::boot(&self.common, spec, permit).await
     }

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use exec_sandbox_gateway::policy::Refusals;
+
+use crate::ExposedPort;
 
 /// How a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +50,42 @@ pub struct Outcome {
     pub timing: Timing,
     /// What it used.
     pub usage: Usage,
+    /// What went through the VM's network since the outcome before this one, or the VM's start. `None`: it has no network.
+    pub network: Option<NetworkUsage>,
+    /// What that network refused in the same time, by name.
+    pub refusals: Refusals,
+    /// The VM's ports that are reached from the host.
+    pub exposed_ports: Vec<ExposedPort>,
     /// The VM it ran in.
     pub vm_id: String,
+}
+
+/// What went through a VM's network, as its gateway counts it. What programs do between two executions counts for the second one, so
+/// that the figures of all outcomes add up to those of the VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NetworkUsage {
+    /// Bytes that the guest's programs sent, in TCP and UDP.
+    pub sent_bytes: u64,
+    /// Bytes that they were sent.
+    pub received_bytes: u64,
+    /// Connections that were made out of the guest.
+    pub connections: u64,
+    /// Connections that were made to exposed ports.
+    pub accepted: u64,
+    /// Connections and datagrams that were permitted and reached nobody.
+    pub unreachable: u64,
+    /// Connections that were given up because nothing happened.
+    pub timed_out: u64,
+    /// Questions for names.
+    pub questions: u64,
+    /// Frames of the guest that were none. An honest guest sends none of these.
+    pub malformed: u64,
+    /// Whether the network is still there. One whose gateway has ended is gone, and its VM goes on.
+    pub is_up: bool,
+    /// Whether the figures are those of the outcome's time. If not, the gateway has not answered within 100 ms, and they are what it
+    /// had told by itself.
+    pub is_current: bool,
 }
 
 /// Where the time went. The phases do not overlap; what did not take place is `None`.
@@ -59,6 +96,8 @@ pub struct Timing {
     pub admission: Duration,
     /// From there to a VM that can be started: image found and verified, run directory and sockets made.
     pub prepare: Duration,
+    /// Starting the gateway's process, until it has been executed. `None`: the VM has no network.
+    pub gateway_start: Option<Duration>,
     /// Starting QEMU's process, until it has been executed.
     pub spawn: Duration,
     /// From there to the agent's first answer.

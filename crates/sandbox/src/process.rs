@@ -23,12 +23,13 @@ use std::{
 use rustix::process::Signal;
 use tokio::sync::watch;
 
+pub(crate) use cgroup::VmCgroup;
 pub(crate) use confinement::{Confinement, Layer, Missing, Subject};
 pub use handle::{Process, ProcessUsage};
+pub(crate) use jail::Jail;
 pub(crate) use pidfd::{ChildUsage, Ended};
 pub(crate) use spawn::{Command, SpawnError};
 
-use cgroup::VmCgroup;
 use pidfd::PidFd;
 
 /// A process of ours, and the control group that was made for it. Dropped alive, it is killed and reaped.

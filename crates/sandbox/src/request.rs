@@ -14,11 +14,12 @@ use exec_sandbox_wire as wire;
 use tokio::sync::mpsc;
 use wire::limits;
 
-pub use network::{NetworkPolicy, PortMapping, Protocol, UnknownProtocol};
+pub(crate) use network::ValidNetwork;
+pub use network::{ExposedPort, NetworkPolicy, PortMapping, Protocol, UnknownProtocol};
 pub(crate) use spec::ValidVm;
 pub use spec::VmSpec;
 
-use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig};
+use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, network::Registries};
 
 /// Least memory that a guest works with, in MiB.
 pub const MIN_MEMORY_MIB: u32 = 128;
@@ -97,6 +98,7 @@ impl RunRequest {
     pub(crate) fn validate(
         self,
         config: &SchedulerConfig,
+        registries: &Registries,
         output: Option<&mpsc::Sender<Output>>,
     ) -> Result<(ValidVm, ValidExec), Error> {
         let execution = ExecRequest { code: self.code, timeout: self.timeout, env: self.env };
@@ -109,7 +111,7 @@ impl RunRequest {
             ..VmSpec::new(self.language)
         };
         let execution = ValidExec { is_last: true, ..execution.validate(self.language, config)? };
-        Ok((spec.validate(config)?, execution))
+        Ok((spec.validate(config, registries)?, execution))
     }
 }
 
@@ -173,13 +175,15 @@ mod tests {
     fn kind_of(change: impl FnOnce(&mut RunRequest)) -> Option<ErrorKind> {
         let mut request = RunRequest::new(Language::Python, "print(1)");
         change(&mut request);
-        request.validate(&SchedulerConfig::default(), None).err().map(|error| error.kind())
+        request.validate(&SchedulerConfig::default(), &Registries::default(), None).err().map(|error| error.kind())
     }
 
     #[test]
     fn what_is_missing_comes_from_the_configuration() {
         let config = SchedulerConfig::default();
-        let (vm, exec) = RunRequest::new(Language::Raw, "true").validate(&config, None).expect("it is valid");
+        let (vm, exec) = RunRequest::new(Language::Raw, "true")
+            .validate(&config, &Registries::default(), None)
+            .expect("it is valid");
         assert_eq!((exec.timeout, vm.memory_mib), (config.default_timeout, config.default_memory_mib));
     }
 
@@ -201,7 +205,9 @@ mod tests {
     #[test]
     fn packages_network_and_ports_are_those_of_the_vm() {
         assert_eq!(kind_of(|request| request.packages = vec!["x".into()]), Some(ErrorKind::PackageNotAllowed));
-        assert_eq!(kind_of(|request| request.network = NetworkPolicy::Open), Some(ErrorKind::Unsupported));
+        assert_eq!(kind_of(|request| request.network = NetworkPolicy::Open), None);
+        let nothing = NetworkPolicy::AllowList(Vec::new());
+        assert_eq!(kind_of(|request| request.network = nothing), Some(ErrorKind::InvalidArgument));
         let port = PortMapping { internal: 80, external: Some(80), protocol: Protocol::Udp };
         assert_eq!(kind_of(|request| request.expose = vec![port]), Some(ErrorKind::InvalidArgument));
     }
@@ -218,7 +224,7 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_left_out() {
         let (_, exec) = RunRequest::new(Language::Raw, "\u{feff}true")
-            .validate(&SchedulerConfig::default(), None)
+            .validate(&SchedulerConfig::default(), &Registries::default(), None)
             .expect("it is valid");
         assert_eq!(exec.program.code, b"true");
     }
@@ -227,7 +233,8 @@ mod tests {
     fn the_largest_valid_program_fits_the_wire() {
         let mut request = RunRequest::new(Language::Python, "\u{10ffff}".repeat(MAX_CODE_CHARS));
         request.env = (0..100).map(|n| (format!("{n:\u{10ffff}<256}"), "\u{10ffff}".repeat(4096))).collect();
-        let (_, exec) = request.validate(&SchedulerConfig::default(), None).expect("it is valid");
+        let (_, exec) =
+            request.validate(&SchedulerConfig::default(), &Registries::default(), None).expect("it is valid");
         assert!(prost::Message::encoded_len(&exec.program) <= limits::MAX_PROGRAM_BYTES as usize);
     }
 }

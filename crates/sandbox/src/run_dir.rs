@@ -27,7 +27,7 @@ pub(crate) use identity::Known;
 #[cfg(test)]
 pub(crate) use identity::tests::waiting_shell;
 pub(crate) use reap::{Ended, Resistance, reap};
-pub(crate) use record::{ChildRecord, Details, QEMU, Record};
+pub(crate) use record::{ChildRecord, Details, GATEWAY, QEMU, Record};
 
 use crate::ids;
 use identity::ProcessName;

@@ -74,7 +74,7 @@ impl Scheduler {
     /// As for [`VmManager::create_vm`].
     pub async fn session(&self, request: SessionRequest) -> Result<Session, Error> {
         let idle_timeout = Some(request.idle_timeout(self.config())?);
-        let spec = ValidVm { idle_timeout, ..request.vm.validate(self.config())? };
+        let spec = ValidVm { idle_timeout, ..request.vm.validate(self.config(), self.manager.registries())? };
         Ok(Session::of(self.manager.create(spec).await?))
     }
 
@@ -89,23 +89,26 @@ impl Scheduler {
 
     async fn run_checked(&self, request: RunRequest, output: Option<mpsc::Sender<Output>>) -> Result<Outcome, Error> {
         let called = Instant::now();
-        let (spec, execution) = request.validate(self.config(), output.as_ref())?;
+        let (spec, execution) = request.validate(self.config(), self.manager.registries(), output.as_ref())?;
         let vm = self.manager.create(spec).await?;
         let executed = vm.run(execution, output).await;
+        // A network is asked while it is there, and has nothing to tell of what came to nothing.
+        let traffic = if executed.is_ok() { vm.traffic().await } else { None };
         let dying = Instant::now();
         let used = vm.end(Ending::AtOnce).await;
         let executed = executed?;
         let timing = timing(called, vm.boot_timing(), &executed, dying);
-        executed.ran.into_outcome(vm.vm_id().to_owned(), timing, used?.into())
+        executed.ran.into_outcome(&vm, timing, used?.into(), traffic)
     }
 }
 
 fn timing(called: Instant, booted: BootTiming, executed: &Executed, dying: Instant) -> Timing {
-    let BootTiming { admission, prepare, spawn, guest_wait } = booted;
+    let BootTiming { admission, prepare, gateway_start, spawn, guest_wait } = booted;
     Timing {
         // For the VM, and for the program if the VM had given back its CPU.
         admission: admission + executed.admission,
         prepare,
+        gateway_start,
         spawn,
         guest_wait,
         execute: executed.finished - executed.dispatched,

@@ -15,8 +15,8 @@ use tokio::{
 };
 
 use crate::{
-    Error, ErrorKind, ExecRequest, Execution, Exit, FileInfo, Language, Outcome, Output, QemuVm, SchedulerConfig,
-    VmSpec, WriteOptions,
+    Error, ErrorKind, ExecRequest, Execution, Exit, ExposedPort, FileInfo, Language, Outcome, Output, QemuVm,
+    SchedulerConfig, VmSpec, WriteOptions,
 };
 
 /// How long a session may be idle at least, and at most.
@@ -151,6 +151,12 @@ impl Session {
     #[must_use]
     pub fn vm_id(&self) -> &str {
         self.vm.vm_id()
+    }
+
+    /// Its ports that are reached from the host. They are open since before its VM was started.
+    #[must_use]
+    pub fn exposed_ports(&self) -> &[ExposedPort] {
+        self.vm.exposed_ports()
     }
 
     /// The language of its executions.

@@ -6,6 +6,7 @@ mod executions;
 mod files;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
+mod gateway;
 mod grave;
 mod inbox;
 mod instance;
@@ -15,6 +16,7 @@ mod phases;
 #[cfg(test)]
 mod pretend;
 mod supervisor;
+mod traffic;
 mod transfer;
 mod transfers;
 mod turn;
@@ -36,7 +38,7 @@ pub use executions::{Control, Execution};
 pub use files::{FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, WriteOptions};
 
 use crate::{
-    Error, ErrorKind, Language, SchedulerConfig,
+    Error, ErrorKind, ExposedPort, Language, SchedulerConfig,
     admission::Permit,
     host::{self, Host},
     process::{ChildUsage, Process},
@@ -46,6 +48,8 @@ use executions::Wish;
 use grave::{DestroyReply, Grave};
 use inbox::Outlet;
 use supervisor::{Desk, Finale};
+use traffic::Network;
+pub(crate) use traffic::Traffic;
 use transfers::FileEnd;
 
 /// A VM. One task owns it and this is a handle: dropped, the VM is torn down in the background.
@@ -58,6 +62,7 @@ pub struct QemuVm {
     language: Language,
     config: Arc<SchedulerConfig>,
     process: Process,
+    network: Option<Network>,
     booted: BootTiming,
     mailbox: mpsc::Sender<Request>,
     attention: Arc<Notify>,
@@ -97,10 +102,20 @@ pub struct BootTiming {
     pub admission: Duration,
     /// From there to a VM that can be started.
     pub prepare: Duration,
+    /// Starting the gateway's process, until it has been executed. `None`: it has no network.
+    pub gateway_start: Option<Duration>,
     /// Starting QEMU's process, until it has been executed.
     pub spawn: Duration,
     /// From there to the agent's first answer.
     pub guest_wait: Duration,
+}
+
+/// A VM that is up, as its owner hands it to whoever asked for it.
+#[derive(Debug)]
+struct Booted {
+    timing: BootTiming,
+    process: Process,
+    network: Option<Network>,
 }
 
 /// A program that ran, and when.
@@ -152,10 +167,10 @@ impl QemuVm {
         let host = Arc::clone(&common.host);
         common.alive.spawn(supervisor::supervise(host, (id.clone(), spec), permit, desk, booted));
         let closing = common.closing.clone();
-        let (booted, process) = answer.await.map_err(|_gone| gone(&id, &closing))??;
+        let Booted { timing: booted, process, network } = answer.await.map_err(|_gone| gone(&id, &closing))??;
         let (config, turn) = (Arc::clone(&common.config), Mutex::new(()));
         let tickets = AtomicU64::new(0);
-        Ok(Self { id, language, config, process, booted, mailbox, attention, turn, tickets, closing, grave })
+        Ok(Self { id, language, config, process, network, booted, mailbox, attention, turn, tickets, closing, grave })
     }
 
     /// Its name, which no other VM has.
@@ -179,7 +194,21 @@ impl QemuVm {
     /// The process that is the VM's network; `None`: it has no network.
     #[must_use]
     pub fn gateway(&self) -> Option<&Process> {
-        None
+        self.network.as_ref().map(Network::process)
+    }
+
+    /// Its ports that are reached from the host. They are open since before it was started.
+    #[must_use]
+    pub fn exposed_ports(&self) -> &[ExposedPort] {
+        self.network.as_ref().map(Network::ports).unwrap_or_default()
+    }
+
+    /// What went through its network since this was asked last. `None`: it has none. Whoever asks has the turn.
+    pub(crate) async fn traffic(&self) -> Option<Traffic> {
+        match &self.network {
+            Some(network) => Some(network.since_last().await),
+            None => None,
+        }
     }
 
     /// Where the time of its boot went.

@@ -297,6 +297,7 @@ fn publish_image(dir: &Path) {
         root: blob("root"),
         languages: BTreeMap::from([("raw".into(), Interpreter { path: "/bin/bash".into(), version: "5.2".into() })]),
         packages: Vec::new(),
+        registries: BTreeMap::new(),
     };
     let (kernel, initramfs, root) = (source("kernel"), source("initramfs"), source("root"));
     let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root };

@@ -19,7 +19,7 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
     ("exec-sandbox-image", &[]),
     ("exec-sandbox-gateway", &[]),
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
-    ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image"]),
+    ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image", "exec-sandbox-gateway"]),
     ("exec-sandbox-cli", &["exec-sandbox"]),
     ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),

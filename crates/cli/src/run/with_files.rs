@@ -1,4 +1,5 @@
-//! A run with files: a VM of its own, like any run's, but held here, so that files go in before the program and come out after it.
+//! A run with files or ports: a VM of its own, like any run's, but held here, so that files go in before the program and come out after
+//! it, and that a user knows the ports while the program runs.
 //!
 //! ```text
 //! boot ─▶ upload ─▶ program ─▶ download ─▶ destroy
@@ -28,6 +29,8 @@ pub(super) struct Files<'a> {
     /// Of all sources, which upload at the same time.
     pub(super) uploads: &'a Meter,
     pub(super) downloads: &'a [DownloadSpec],
+    /// Say where each VM is reached.
+    pub(super) wants_ports: bool,
     pub(super) wants_progress: bool,
     pub(super) wants_notes: bool,
 }
@@ -60,6 +63,12 @@ async fn in_vm(
         Ok(vm) => vm,
         Err(error) => return Done { result: Err(error.into()), downloads: Vec::new() },
     };
+    if files.wants_ports {
+        for port in vm.exposed_ports() {
+            // A printer that failed ends the whole run.
+            let _ = feed.events.send(Event::Note(feed.number, super::network::address(port))).await;
+        }
+    }
     let mut done = match files::upload(&vm, files.plan, files.uploads).await {
         Ok(()) => execute(&vm, ExecRequest { code, timeout, env }, files, feed, called).await,
         Err(failure) => Done { result: Err(failure), downloads: Vec::new() },
@@ -70,7 +79,8 @@ async fn in_vm(
     if let Ok(Outcome { timing, usage, .. }) = &mut done.result {
         let booted = vm.boot_timing();
         timing.admission += booted.admission;
-        (timing.prepare, timing.spawn, timing.guest_wait) = (booted.prepare, booted.spawn, booted.guest_wait);
+        (timing.prepare, timing.gateway_start) = (booted.prepare, booted.gateway_start);
+        (timing.spawn, timing.guest_wait) = (booted.spawn, booted.guest_wait);
         (timing.teardown, timing.total) = (dying.elapsed(), called.elapsed());
         if let Some(used) = used {
             usage.qemu_cpu = Some(used.cpu);

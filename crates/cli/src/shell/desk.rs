@@ -168,7 +168,7 @@ async fn stream(
         let exit = result.as_ref().ok().map(|outcome| outcome.exit);
         let failures = result.as_ref().err().into_iter().map(Into::into).collect();
         // A printer that is gone has said why.
-        let _ = events.send(Event::End(0, Ending { exit, failures })).await;
+        let _ = events.send(Event::End(0, Ending { exit, failures, ..Ending::default() })).await;
         drop(events);
         result
     };

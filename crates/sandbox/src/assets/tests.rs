@@ -49,6 +49,7 @@ impl World {
             root: blob(&root),
             languages: BTreeMap::from([("raw".into(), bash)]),
             packages: Vec::new(),
+            registries: BTreeMap::new(),
         };
         let mut config = SchedulerConfig { run_dir: Some(dir.path().join("run")), ..SchedulerConfig::default() };
         config.cache_dir = Some(dir.path().join("cache"));

@@ -88,7 +88,9 @@ impl Missing {
                 "use Linux 5.13 or newer with landlock among its security modules (lsm=)"
             }
             Self::KvmOfOneUser => "give /dev/kvm to a group that may read and write it",
-            Self::Refused { step: Step::Reach, .. } => "make QEMU and the image's files readable for every user",
+            Self::Refused { step: Step::Reach, .. } => {
+                "make QEMU, the gateway and the image's files readable for every user"
+            }
             Self::Refused { step: Step::OwnUser, source: Errno::INVAL } => {
                 "let this user namespace have the users from 2013265920 to 2017460224"
             }
@@ -125,6 +127,24 @@ impl Confinement {
             namespaces: self.namespaces.as_ref().ok().cloned(),
             own_user: self.own_user.as_ref().ok().cloned(),
             landlock: self.landlock.as_ref().ok().cloned(),
+        }
+    }
+
+    /// What confines the gateway `program`, and why it has no user of its own if it has none. Its network is the host's, which is
+    /// what it is for; the other layers it puts around itself, once it has its sockets. Blocks for a moment.
+    pub(crate) fn of_gateway(program: &Path) -> (Jail, Option<Missing>) {
+        let whole = Jail { limits: Some(Limits::GATEWAY), own_user: Some(OwnUser::new(Vec::new())), ..Jail::default() };
+        let rehearsed = Nursery::new().map_err(SpawnError::from).and_then(|mut nursery| {
+            let mut command = Command::new(program.into(), Vec::new());
+            command.jail(whole.clone());
+            nursery.rehearse(command, &[])
+        });
+        match rehearsed {
+            Err(SpawnError::Child { step: step @ (Step::OwnUser | Step::Reach), errno: source, .. }) => {
+                (Jail { own_user: None, ..whole }, Some(Missing::Refused { step, source }))
+            }
+            // Of what else failed the real one will tell.
+            _ => (whole, None),
         }
     }
 

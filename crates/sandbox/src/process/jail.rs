@@ -68,6 +68,10 @@ impl Limits {
     /// it writes to sockets and pipes alone, never to a file.
     pub(crate) const QEMU: Self = Self { open_files: 256, locked_memory_bytes: 0, file_bytes: 0 };
 
+    /// For a gateway, which has a socket for each connection of its guest and lowers these limits to what its configuration needs.
+    /// It writes to sockets and a pipe alone.
+    pub(crate) const GATEWAY: Self = Self { open_files: 8192, locked_memory_bytes: 0, file_bytes: 0 };
+
     /// As the kernel takes them. A limit that this process has already is not raised.
     pub(super) fn to_kernel(self) -> [(Resource, Rlimit); 3] {
         [

@@ -38,10 +38,14 @@ const GUARD_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Command {
     program: PathBuf,
+    /// What it is called in lists of processes, if not by its path.
+    name: Option<OsString>,
     args: Vec<OsString>,
     descriptors: Vec<(OwnedFd, RawFd)>,
     jail: Jail,
     group: Option<Joined>,
+    /// The way into another's control group.
+    entrance: Option<OwnedFd>,
 }
 
 /// A control group and the way into it.
@@ -83,7 +87,13 @@ pub(super) struct Nursery {
 impl Command {
     /// A program by its path. It gets no descriptor but 0, 1 and 2, which are `/dev/null` unless something is passed as them.
     pub(crate) fn new(program: PathBuf, args: Vec<OsString>) -> Self {
-        Self { program, args, descriptors: Vec::new(), jail: Jail::default(), group: None }
+        let (descriptors, jail) = (Vec::new(), Jail::default());
+        Self { program, name: None, args, descriptors, jail, group: None, entrance: None }
+    }
+
+    /// Calls the child `name` in lists of processes.
+    pub(crate) fn name(&mut self, name: impl Into<OsString>) {
+        self.name = Some(name.into());
     }
 
     /// Gives the child `descriptor` as number `target`.
@@ -102,6 +112,16 @@ impl Command {
         let entrance = group.entrance()?;
         self.group = Some(Joined { group, entrance });
         Ok(())
+    }
+
+    /// Puts the child into `group` too, which is another process's: it is told by that one that the child is dead.
+    pub(crate) fn join_anothers(&mut self, group: &VmCgroup) -> io::Result<()> {
+        self.entrance = Some(group.entrance()?);
+        Ok(())
+    }
+
+    fn entrance(&self) -> Option<BorrowedFd<'_>> {
+        self.group.as_ref().map(|joined| &joined.entrance).or(self.entrance.as_ref()).map(AsFd::as_fd)
     }
 }
 
@@ -149,13 +169,13 @@ impl Nursery {
     /// Starts `command`; returns when the program runs or a step has failed. With the process comes the group that it is in.
     pub(super) fn spawn(&mut self, command: Command) -> Result<(Spawned, Option<VmCgroup>), SpawnError> {
         let program = c_string(command.program.clone().into_os_string())?;
-        let args = command.args.into_iter().map(c_string).collect::<io::Result<Vec<_>>>()?;
+        let name = command.name.clone().map_or_else(|| Ok(program.clone()), c_string)?;
+        let args = command.args.iter().cloned().map(c_string).collect::<io::Result<Vec<_>>>()?;
         let argv: Vec<*const c_char> =
-            [&program].into_iter().chain(&args).map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
+            [&name].into_iter().chain(&args).map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
         let envp = [ptr::null()];
         let end = End::Program { path: program.as_ptr(), argv: argv.as_ptr(), envp: envp.as_ptr() };
-        let entrance = command.group.as_ref().map(|joined| joined.entrance.as_fd());
-        match self.run(&command.jail, entrance, command.descriptors, end)? {
+        match self.run(&command, end)? {
             (spawned, None) => Ok((spawned, command.group.map(|joined| joined.group))),
             // The child has left by `_exit`: dropping `spawned` reaps it.
             (_spawned, Some((step, errno))) => Err(SpawnError::Child { step, program: command.program, errno }),
@@ -167,23 +187,17 @@ impl Nursery {
     pub(super) fn rehearse(&mut self, command: Command, files: &[(CString, c_int)]) -> Result<(), SpawnError> {
         let program = c_string(command.program.clone().into_os_string())?;
         let files: Vec<(&CStr, c_int)> = files.iter().map(|(path, flags)| (path.as_c_str(), *flags)).collect();
-        let entrance = command.group.as_ref().map(|joined| joined.entrance.as_fd());
         let end = End::Rehearsal { program: &program, files: &files };
-        match self.run(&command.jail, entrance, command.descriptors, end)? {
+        match self.run(&command, end)? {
             (_spawned, None) => Ok(()),
             (_spawned, Some((step, errno))) => Err(SpawnError::Child { step, program: command.program, errno }),
         }
     }
 
     /// Lays out the plan of a child and makes it. A step that failed comes with the process, which is about to be reaped.
-    fn run(
-        &mut self,
-        jail: &Jail,
-        entrance: Option<BorrowedFd<'_>>,
-        descriptors: Vec<(OwnedFd, RawFd)>,
-        end: End<'_>,
-    ) -> io::Result<(Spawned, Option<(Step, Errno)>)> {
-        let parked = descriptors.into_iter().map(|(fd, target)| Ok((park(fd.as_fd())?, target)));
+    fn run(&mut self, command: &Command, end: End<'_>) -> io::Result<(Spawned, Option<(Step, Errno)>)> {
+        let jail = &command.jail;
+        let parked = command.descriptors.iter().map(|(fd, target)| Ok((park(fd.as_fd())?, *target)));
         let parked = parked.collect::<io::Result<Vec<_>>>()?;
         let moves: Vec<(RawFd, RawFd)> = parked.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect();
         let landlock = jail.landlock.as_ref().map(|ruleset| park(ruleset.fd.as_fd())).transpose()?;
@@ -191,7 +205,7 @@ impl Nursery {
         let limits: Vec<_> = jail.limits.into_iter().flat_map(Limits::to_kernel).chain([no_core_dump]).collect();
         let mut plan = Plan {
             parent: rustix::process::getpid(),
-            cgroup: entrance,
+            cgroup: command.entrance(),
             network: jail.namespaces.as_ref().map(|namespaces| namespaces.network.as_fd()),
             moves: &moves,
             limits: &limits,

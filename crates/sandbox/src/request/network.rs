@@ -1,8 +1,19 @@
 //! The network of a VM: what it reaches, and which of its ports are reached.
 
-use std::{collections::BTreeSet, fmt, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
 
-use crate::{Error, ErrorKind};
+use exec_sandbox_gateway::policy::{AllowList, Policy, Rules};
+
+use crate::{
+    Error, ErrorKind, Language,
+    config::{self, SchedulerConfig},
+    network::Registries,
+};
 
 /// Most ports of one VM.
 const MAX_PORTS: usize = 10;
@@ -15,17 +26,18 @@ const MAX_LABEL_CHARS: usize = 63;
 
 /// What of the network a VM reaches.
 ///
-/// Whatever it is, ports of the VM may be exposed besides. This version can give a VM no network yet: see
-/// [`ErrorKind::Unsupported`].
+/// Whatever it is, ports of the VM may be exposed besides. Private, local and metadata addresses are refused under every policy,
+/// unless [`SchedulerConfig::network_exceptions`] lists them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NetworkPolicy {
     /// Nothing.
     #[default]
     Denied,
-    /// What its language needs: the package registries for Python and JavaScript, everything public for the shell.
+    /// What its language needs: the package registries for Python and JavaScript, everything public for the shell. Which hosts
+    /// those are the image says, or [`SchedulerConfig::registries`].
     LanguageDefault,
-    /// These domains and their subdomains, at least one, each of two labels or more.
+    /// These domains and their subdomains, by TLS on port 443: at least one, each of two labels or more.
     AllowList(Vec<String>),
     /// Everything public.
     Open,
@@ -40,6 +52,29 @@ pub struct PortMapping {
     pub external: Option<u16>,
     /// What is spoken there.
     pub protocol: Protocol,
+}
+
+/// A port of a VM, and where it is reached on the host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct ExposedPort {
+    /// The port in the guest.
+    pub internal: u16,
+    /// The port of the host. It is open since before the VM was started.
+    pub external: u16,
+    /// The address of the host: 127.0.0.1.
+    pub host: IpAddr,
+    /// What is spoken there.
+    pub protocol: Protocol,
+}
+
+/// The network of a VM that has one: every limit holds. A VM that reaches nothing and of which nothing is reached has none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ValidNetwork {
+    pub(crate) rules: Rules,
+    pub(crate) expose: Vec<PortMapping>,
+    /// `None`: the host's own.
+    pub(crate) resolvers: Option<Vec<SocketAddr>>,
 }
 
 /// What is spoken on a port.
@@ -89,8 +124,38 @@ impl FromStr for Protocol {
     }
 }
 
+impl ValidNetwork {
+    /// What is asked for of a VM of `language`, closed. `None`: no network at all.
+    ///
+    /// # Errors
+    /// It is invalid, or nobody has said which hosts are the language's.
+    pub(super) fn of(
+        (policy, expose): (NetworkPolicy, Vec<PortMapping>),
+        language: Language,
+        config: &SchedulerConfig,
+        registries: &Registries,
+    ) -> Result<Option<Self>, Error> {
+        check_policy(&policy)?;
+        check_ports(&expose)?;
+        let policy = match policy {
+            NetworkPolicy::Denied if expose.is_empty() => return Ok(None),
+            NetworkPolicy::Denied => Policy::InboundOnly,
+            NetworkPolicy::LanguageDefault => match language {
+                Language::Python | Language::JavaScript => Policy::AllowList(registries.of(language)?.clone()),
+                Language::Raw => Policy::Open,
+            },
+            NetworkPolicy::AllowList(domains) => Policy::AllowList(
+                AllowList::new(domains).map_err(|error| refused("reading allowed domains".into()).because(error))?,
+            ),
+            NetworkPolicy::Open => Policy::Open,
+        };
+        let rules = Rules { policy, exceptions: config::exceptions(&config.network_exceptions)? };
+        Ok(Some(Self { rules, expose, resolvers: config.resolvers.clone() }))
+    }
+}
+
 /// Checks what is to be reached.
-pub(super) fn check_policy(policy: &NetworkPolicy) -> Result<(), Error> {
+fn check_policy(policy: &NetworkPolicy) -> Result<(), Error> {
     match policy {
         NetworkPolicy::Denied | NetworkPolicy::LanguageDefault | NetworkPolicy::Open => Ok(()),
         NetworkPolicy::AllowList(domains) if domains.is_empty() => {
@@ -101,14 +166,17 @@ pub(super) fn check_policy(policy: &NetworkPolicy) -> Result<(), Error> {
 }
 
 /// Checks the ports of one VM.
-pub(super) fn check_ports(ports: &[PortMapping]) -> Result<(), Error> {
+fn check_ports(ports: &[PortMapping]) -> Result<(), Error> {
     if ports.len() > MAX_PORTS {
         return Err(refused(format!("Too many exposed ports: {} (max {MAX_PORTS})", ports.len())));
     }
-    let mut taken = BTreeSet::new();
+    let (mut taken, mut exposed) = (BTreeSet::new(), BTreeSet::new());
     for PortMapping { internal, external, protocol } in ports {
         if *internal == 0 {
             return Err(refused("internal port must be between 1 and 65535, not 0".into()));
+        }
+        if !exposed.insert((*protocol, *internal)) {
+            return Err(refused(format!("internal port {internal}/{protocol} is exposed twice")));
         }
         let Some(external) = external else { continue };
         if *external < MIN_EXTERNAL_PORT {
@@ -162,6 +230,8 @@ fn refused(message: String) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -240,15 +310,51 @@ mod tests {
     #[test]
     fn a_port_of_the_host_is_given_away_once_for_each_protocol() {
         let udp = PortMapping { protocol: Protocol::Udp, ..tcp(53, Some(8000)) };
-        assert_eq!(told(&[tcp(80, Some(8000)), udp, tcp(80, None), tcp(80, None)]), None);
+        assert_eq!(told(&[tcp(80, Some(8000)), udp, tcp(81, None)]), None);
         let twice = told(&[tcp(80, Some(8000)), udp, tcp(81, Some(8000))]);
         assert_eq!(twice.as_deref(), Some("external port 8000/tcp is given to two exposed ports"));
     }
 
     #[test]
+    fn a_port_of_the_guest_is_exposed_once_for_each_protocol() {
+        let udp = PortMapping { protocol: Protocol::Udp, ..tcp(80, None) };
+        assert_eq!(told(&[tcp(80, None), udp]), None);
+        let twice = told(&[tcp(80, None), tcp(80, Some(8000))]);
+        assert_eq!(twice.as_deref(), Some("internal port 80/tcp is exposed twice"));
+    }
+
+    #[test]
     fn the_number_of_ports_has_a_limit() {
-        assert_eq!(told(&[tcp(80, None); 10]), None);
+        let ten: Vec<PortMapping> = (80..90).map(|port| tcp(port, None)).collect();
+        assert_eq!(told(&ten), None);
         assert_eq!(told(&[tcp(80, None); 11]).as_deref(), Some("Too many exposed ports: 11 (max 10)"));
+    }
+
+    #[test]
+    fn what_is_asked_for_has_one_meaning() {
+        let config = SchedulerConfig::default();
+        let hosts = BTreeMap::from([(Language::Python, vec!["packages.example.com".to_owned()])]);
+        let registries = Registries::configured(&hosts, None).expect("they are hosts");
+        let meant = |policy: NetworkPolicy, ports: &[PortMapping], language| {
+            let network = ValidNetwork::of((policy, ports.to_vec()), language, &config, &registries);
+            network.map(|network| network.map(|network| network.rules.policy))
+        };
+        let list = |domains: &[&str]| Some(Policy::AllowList(AllowList::new(domains).expect("they are domains")));
+        let named = || NetworkPolicy::AllowList(vec!["Example.com.".into()]);
+        for (policy, ports, language, expected) in [
+            (NetworkPolicy::Denied, &[][..], Language::Raw, None),
+            (NetworkPolicy::Denied, &[tcp(80, None)], Language::Raw, Some(Policy::InboundOnly)),
+            (NetworkPolicy::Open, &[], Language::Python, Some(Policy::Open)),
+            (named(), &[tcp(80, None)], Language::Python, list(&["example.com"])),
+            (NetworkPolicy::LanguageDefault, &[], Language::Python, list(&["packages.example.com"])),
+            (NetworkPolicy::LanguageDefault, &[], Language::Raw, Some(Policy::Open)),
+        ] {
+            let asked = format!("{policy:?} {language}");
+            assert_eq!(meant(policy, ports, language).expect("it is valid"), expected, "{asked}");
+        }
+        let error = meant(NetworkPolicy::LanguageDefault, &[], Language::JavaScript).expect_err("nobody says which");
+        assert_eq!(error.kind(), ErrorKind::InvalidConfig);
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("EXEC_SANDBOX_REGISTRIES")), "{error:?}");
     }
 
     #[test]

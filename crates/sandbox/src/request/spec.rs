@@ -6,10 +6,10 @@ use tokio::sync::mpsc;
 
 use super::{
     check_memory,
-    network::{self, NetworkPolicy, PortMapping},
+    network::{NetworkPolicy, PortMapping, ValidNetwork},
     packages,
 };
-use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, ids::check_id};
+use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, ids::check_id, network::Registries};
 
 /// A VM, as the caller wants it. Checked when it is created.
 #[derive(Clone, Debug)]
@@ -39,6 +39,8 @@ pub(crate) struct ValidVm {
     pub(crate) memory_mib: u32,
     pub(crate) tenant_id: Option<String>,
     pub(crate) task_id: Option<String>,
+    /// `None`: it has no network card.
+    pub(crate) network: Option<ValidNetwork>,
     /// After so long without an operation it ends by itself.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) boot_log: Option<mpsc::Sender<Output>>,
@@ -60,11 +62,11 @@ impl VmSpec {
         }
     }
 
-    /// What it means under `config`.
+    /// What it means under `config` where `registries` are those of the languages.
     ///
     /// # Errors
     /// One of the invalid-input kinds, naming the value and its range, or what this version cannot give a VM.
-    pub(crate) fn validate(self, config: &SchedulerConfig) -> Result<ValidVm, Error> {
+    pub(crate) fn validate(self, config: &SchedulerConfig, registries: &Registries) -> Result<ValidVm, Error> {
         let Self { language, memory_mib, tenant_id, task_id, packages, network, expose, boot_log } = self;
         let memory_mib = memory_mib.unwrap_or(config.default_memory_mib);
         check_memory(memory_mib)?;
@@ -72,37 +74,33 @@ impl VmSpec {
             id.as_deref().map_or(Ok(()), |id| check_id(name, id))?;
         }
         packages::check(language, &packages)?;
-        network::check_policy(&network)?;
-        network::check_ports(&expose)?;
-        check_supported(&packages, &network, &expose)?;
-        Ok(ValidVm { language, memory_mib, tenant_id, task_id, idle_timeout: None, boot_log })
+        let network = ValidNetwork::of((network, expose), language, config, registries)?;
+        check_supported(&packages)?;
+        Ok(ValidVm { language, memory_mib, tenant_id, task_id, network, idle_timeout: None, boot_log })
     }
 }
 
 /// Refuses what is valid and what no VM of this version has.
-fn check_supported(packages: &[String], network: &NetworkPolicy, expose: &[PortMapping]) -> Result<(), Error> {
-    let asked = [
-        (!packages.is_empty(), "packages"),
-        (*network != NetworkPolicy::Denied, "a network"),
-        (!expose.is_empty(), "exposed ports"),
-    ];
-    let asked: Vec<&str> = asked.into_iter().filter_map(|(is_asked, what)| is_asked.then_some(what)).collect();
-    if asked.is_empty() {
+fn check_supported(packages: &[String]) -> Result<(), Error> {
+    if packages.is_empty() {
         return Ok(());
     }
-    let message = format!("creating a VM with {}: this version cannot do that yet", asked.join(" and "));
-    Err(Error::new(ErrorKind::Unsupported, message))
+    Err(Error::new(ErrorKind::Unsupported, "creating a VM with packages: this version cannot do that yet"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::{super::Protocol, *};
 
+    fn validate(spec: VmSpec) -> Result<ValidVm, Error> {
+        spec.validate(&SchedulerConfig::default(), &Registries::default())
+    }
+
     #[test]
     fn tenant_and_task_are_ids_or_are_not_named() {
         let with = |tenant: Option<&str>, task: Option<&str>| {
             let (tenant_id, task_id) = (tenant.map(str::to_owned), task.map(str::to_owned));
-            VmSpec { tenant_id, task_id, ..VmSpec::new(Language::Raw) }.validate(&SchedulerConfig::default())
+            validate(VmSpec { tenant_id, task_id, ..VmSpec::new(Language::Raw) })
         };
         let valid = with(Some("Tenant_7-b"), None).expect("it is an id");
         assert_eq!((valid.tenant_id.as_deref(), valid.task_id), (Some("Tenant_7-b"), None));
@@ -117,30 +115,25 @@ mod tests {
         let refused = |change: fn(&mut VmSpec)| {
             let mut spec = VmSpec::new(Language::Python);
             change(&mut spec);
-            let error = spec.validate(&SchedulerConfig::default()).expect_err("it is refused");
+            let error = validate(spec).expect_err("it is refused");
             (error.kind(), error.to_string())
         };
-        let port = |internal| PortMapping { internal, external: None, protocol: Protocol::Tcp };
-        for (change, what) in [
-            ((|spec| spec.packages = vec!["requests==2.32.3".into()]) as fn(&mut VmSpec), "packages"),
-            (|spec| spec.network = NetworkPolicy::LanguageDefault, "a network"),
-            (|spec| spec.network = NetworkPolicy::Open, "a network"),
-            (|spec| spec.network = NetworkPolicy::AllowList(vec!["example.com".into()]), "a network"),
-        ] {
-            let expected = format!("creating a VM with {what}: this version cannot do that yet");
-            assert_eq!(refused(change), (ErrorKind::Unsupported, expected));
-        }
-        let spec = VmSpec { expose: vec![port(80)], network: NetworkPolicy::Open, ..VmSpec::new(Language::Raw) };
-        let error = spec.validate(&SchedulerConfig::default()).expect_err("it is refused");
-        assert!(error.to_string().contains("a network and exposed ports"), "{error}");
+        let expected = "creating a VM with packages: this version cannot do that yet".to_owned();
+        assert_eq!(refused(|spec| spec.packages = vec!["requests==2.32.3".into()]), (ErrorKind::Unsupported, expected));
         // What is wrong is said first: it would be wrong in any version.
         assert_eq!(refused(|spec| spec.packages = vec!["requests".into()]).0, ErrorKind::PackageNotAllowed);
-        assert_eq!(
-            refused(|spec| spec.network = NetworkPolicy::AllowList(vec!["*.example.com".into()])).0,
-            ErrorKind::InvalidArgument
-        );
-        let spec = VmSpec { expose: vec![port(0)], ..VmSpec::new(Language::Python) };
-        let error = spec.validate(&SchedulerConfig::default()).expect_err("it is no port");
+    }
+
+    #[test]
+    fn a_network_and_ports_are_checked_with_the_rest() {
+        let spec = |network| VmSpec { network, ..VmSpec::new(Language::Raw) };
+        assert!(validate(spec(NetworkPolicy::Denied)).expect("it is valid").network.is_none());
+        assert!(validate(spec(NetworkPolicy::Open)).expect("it is valid").network.is_some());
+        let list = NetworkPolicy::AllowList(vec!["*.example.com".into()]);
+        assert_eq!(validate(spec(list)).expect_err("it is no domain").kind(), ErrorKind::InvalidArgument);
+        let port = PortMapping { internal: 0, external: None, protocol: Protocol::Tcp };
+        let error =
+            validate(VmSpec { expose: vec![port], ..VmSpec::new(Language::Python) }).expect_err("it is no port");
         assert_eq!(error.kind(), ErrorKind::InvalidArgument);
     }
 }

@@ -18,6 +18,9 @@ use super::identity::{self, ProcessName};
 /// The role of QEMU's process.
 pub(crate) const QEMU: &str = "qemu";
 
+/// The role of the process that is a VM's network.
+pub(crate) const GATEWAY: &str = "gateway";
+
 /// Most that is read of a record, and of the list of children: ten times what this version writes at most.
 const MAX_RECORD_BYTES: u64 = 16 * 1024;
 const MAX_CHILDREN_BYTES: u64 = 4096;

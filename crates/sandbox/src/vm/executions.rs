@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    Executed, QemuVm, Ran, Request,
+    Executed, QemuVm, Ran, Request, Traffic,
     inbox::{self, Next, Piece, StreamName},
 };
 use crate::{
@@ -141,6 +141,7 @@ impl Execution<'_> {
         let Self { vm, ticket, request, called, _turn } = self;
         let before = vm.process.usage().ok();
         let executed = vm.run_in_turn(ticket, request, output).await?;
+        let traffic = vm.traffic().await;
         let after = vm.process.usage().ok();
         let cpu = |usage: Option<ProcessUsage>| usage.map(|usage| usage.cpu);
         let used = Used {
@@ -154,7 +155,7 @@ impl Execution<'_> {
             first_output: executed.first_output.map(|at| at - called),
             ..Timing::default()
         };
-        executed.ran.into_outcome(vm.id.clone(), timing, used)
+        executed.ran.into_outcome(vm, timing, used, traffic)
     }
 }
 
@@ -201,10 +202,17 @@ impl From<Option<ChildUsage>> for Used {
 
 impl Ran {
     /// The outcome, unless the program wrote too much.
-    pub(crate) fn into_outcome(self, vm_id: String, timing: Timing, used: Used) -> Result<Outcome, Error> {
+    pub(crate) fn into_outcome(
+        self,
+        vm: &QemuVm,
+        timing: Timing,
+        used: Used,
+        traffic: Option<Traffic>,
+    ) -> Result<Outcome, Error> {
+        let vm_id = vm.vm_id();
         if let Some(stream) = self.over_limit {
             let message = format!("running a program: it wrote more to {stream} than is kept");
-            return Err(Error::new(ErrorKind::OutputLimit, message).on_vm(&vm_id).remedied_by(
+            return Err(Error::new(ErrorKind::OutputLimit, message).on_vm(vm_id).remedied_by(
                 "write less: 1,000,000 bytes of stdout and 100,000 of stderr are kept; what came before was streamed",
             ));
         }
@@ -216,6 +224,17 @@ impl Ran {
             qemu_cpu: used.qemu_cpu,
             qemu_memory_peak_bytes: used.qemu_memory_peak_bytes,
         };
-        Ok(Outcome { exit: self.exit, stdout: self.stdout, stderr: self.stderr, timing, usage, vm_id })
+        let (network, refusals) = traffic.map(|traffic| (traffic.usage, traffic.refusals)).unzip();
+        Ok(Outcome {
+            exit: self.exit,
+            stdout: self.stdout,
+            stderr: self.stderr,
+            timing,
+            usage,
+            network,
+            refusals: refusals.unwrap_or_default(),
+            exposed_ports: vm.exposed_ports().to_vec(),
+            vm_id: vm_id.to_owned(),
+        })
     }
 }

@@ -1,6 +1,6 @@
-//! An instance: QEMU's process and all that belongs to it on the host, from its start to its confirmed death.
+//! An instance: QEMU's process, its gateway's and all that belongs to them on the host, from their start to their confirmed death.
 //!
-//! It owns the process, the run directory and the readers of what QEMU says. It does not know what runs in the guest. Teardown
+//! It owns the processes, the run directory and the readers of what QEMU says. It does not know what runs in the guest. Teardown
 //! is one way: kill, reap, join the readers, remove the directory.
 
 use std::{io, os::unix::process::ExitStatusExt as _, path::PathBuf, time::Duration};
@@ -10,13 +10,18 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt},
     net::{UnixStream, unix::pipe},
     sync::mpsc,
+    task::JoinError,
     time::timeout,
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use tracing::{debug, warn};
 
-use super::{monitor::Monitor, printable};
+use super::{
+    gateway::{Gateway, GatewayObituary},
+    monitor::Monitor,
+    printable,
+};
 use crate::{
     Output,
     process::{Child, ChildUsage, Ended, Process},
@@ -34,10 +39,18 @@ const END_PATIENCE: Duration = Duration::from_secs(2);
 const LAST_WORDS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is kept of QEMU's standard error: its last lines say why it ended.
-const STDERR_TAIL_BYTES: usize = 4096;
+pub(super) const STDERR_TAIL_BYTES: usize = 4096;
 
 /// Room for one read of the guest's console.
 const CONSOLE_BYTES: usize = 4096;
+
+/// Whose end was met.
+#[derive(Debug)]
+pub(super) enum Death {
+    Qemu(io::Result<Ended>),
+    /// The network's, after which the VM may go on.
+    Gateway(GatewayObituary),
+}
 
 /// Why QEMU ended, as far as it can be known.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -53,7 +66,7 @@ pub(super) struct Obituary {
 pub(super) enum TeardownError {
     #[error("process {pid} has not died of SIGKILL")]
     Undead { pid: u32 },
-    #[error("waiting for QEMU's process")]
+    #[error("waiting for a process")]
     Wait(#[from] io::Error),
     #[error("clearing up after QEMU")]
     RunDir(#[from] RunDirError),
@@ -67,12 +80,53 @@ pub(super) struct Instance {
     stderr: Option<AbortOnDropHandle<String>>,
     monitor: Option<Monitor>,
     console: Option<AbortOnDropHandle<()>>,
+    gateway: Option<Gateway>,
 }
 
 impl Instance {
     pub(super) fn new(child: Child, run_dir: RunDir, stderr: pipe::Receiver, monitor: Monitor) -> Self {
         let stderr = AbortOnDropHandle::new(tokio::spawn(tail(stderr)));
-        Self { child, run_dir: Some(run_dir), stderr: Some(stderr), monitor: Some(monitor), console: None }
+        Self {
+            child,
+            run_dir: Some(run_dir),
+            stderr: Some(stderr),
+            monitor: Some(monitor),
+            console: None,
+            gateway: None,
+        }
+    }
+
+    /// Makes `gateway` its network.
+    pub(super) fn attach(&mut self, gateway: Gateway) {
+        self.gateway = Some(gateway);
+    }
+
+    /// Its network's process, if it has a network.
+    pub(super) fn gateway(&self) -> Option<&Gateway> {
+        self.gateway.as_ref()
+    }
+
+    /// Waits until the network works, if there is to be one.
+    pub(super) async fn gateway_started(&mut self) -> Result<(), GatewayObituary> {
+        match &mut self.gateway {
+            Some(gateway) => gateway.started().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Waits for the end of QEMU, or of the network, which is told once. May be dropped and called again.
+    pub(super) async fn death(&mut self) -> Death {
+        let gateway = async {
+            match &mut self.gateway {
+                Some(gateway) => gateway.death().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            ended = self.child.ended() => Death::Qemu(ended),
+            obituary = gateway => Death::Gateway(obituary),
+        }
     }
 
     /// Streams the guest's console to `output`. A slow caller slows the guest; one who stops listening does not stop it.
@@ -103,8 +157,9 @@ impl Instance {
         self.child.handle()
     }
 
-    /// Asks QEMU to end.
+    /// Asks QEMU to end, and its gateway, which has no use without it.
     pub(super) fn terminate(&self) -> io::Result<()> {
+        self.gateway.as_ref().map_or(Ok(()), Gateway::terminate)?;
         self.child.terminate()
     }
 
@@ -125,12 +180,14 @@ impl Instance {
         }
     }
 
-    /// Confirms that QEMU is dead and clears what it leaves. After an error it may be called again. `None`: it is dead, and
+    /// Confirms that QEMU and its gateway are dead and clears what they leave. After an error it may be called again. `None`: it is dead, and
     /// what it used is not known.
     pub(super) async fn tear_down(&mut self) -> Result<Option<ChildUsage>, TeardownError> {
-        let Some(ended) = self.child.kill_and_reap(KILL_PATIENCE).await? else {
+        let (ended, gateway) = tokio::join!(self.child.kill_and_reap(KILL_PATIENCE), end_gateway(&mut self.gateway));
+        let Some(ended) = ended? else {
             return Err(TeardownError::Undead { pid: self.child.pid() });
         };
+        gateway?;
         debug!(pid = self.child.pid(), status = ?ended.status, "QEMU is dead");
         // The last lines of a boot that failed are those that matter.
         let _ = last_words(self.console.take()).await;
@@ -148,13 +205,22 @@ impl Instance {
     }
 }
 
-/// What a reader has read of a QEMU that is dead. One that does not come to its end is ended.
-async fn last_words<T>(reader: Option<AbortOnDropHandle<T>>) -> Option<T> {
+/// Confirms that a gateway is dead.
+async fn end_gateway(gateway: &mut Option<Gateway>) -> Result<(), TeardownError> {
+    let Some(gateway) = gateway else { return Ok(()) };
+    match gateway.kill_and_reap(KILL_PATIENCE).await? {
+        Some(_ended) => Ok(()),
+        None => Err(TeardownError::Undead { pid: gateway.pid() }),
+    }
+}
+
+/// What a reader has read of a process that is dead. One that does not come to its end is ended.
+pub(super) async fn last_words<T>(reader: Option<impl Future<Output = Result<T, JoinError>>>) -> Option<T> {
     timeout(LAST_WORDS_PATIENCE, reader?).await.ok()?.ok()
 }
 
 impl TeardownError {
-    /// Whether QEMU may still be alive, as opposed to having left something behind.
+    /// Whether a process may still be alive, as opposed to having left something behind.
     pub(super) fn leaves_a_process(&self) -> bool {
         match self {
             Self::Undead { .. } | Self::Wait(_) => true,
@@ -185,7 +251,7 @@ fn describe(ended: Ended) -> String {
 }
 
 /// Reads to the end and keeps the last bytes.
-async fn tail(mut from: impl AsyncRead + Unpin) -> String {
+pub(super) async fn tail(mut from: impl AsyncRead + Unpin) -> String {
     let (mut kept, mut chunk) = (Vec::new(), vec![0; STDERR_TAIL_BYTES]);
     while let Ok(read @ 1..) = from.read(&mut chunk).await {
         kept.extend_from_slice(&chunk[..read]);

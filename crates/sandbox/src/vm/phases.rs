@@ -13,8 +13,9 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use exec_sandbox_gateway::link;
 use exec_sandbox_qemu as qemu;
-use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage, ResumePoint};
+use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage, NetworkState, ResumePoint};
 use rustix::{
     io::Errno,
     pipe::{PipeFlags, pipe_with},
@@ -27,13 +28,16 @@ use tokio::{
 
 use super::{
     channel::{Channel, ChannelError},
-    instance::{Instance, Obituary},
+    gateway::{self, GatewayObituary, PlanError},
+    instance::{Death, Instance, Obituary},
     monitor::{self, Monitor},
+    printable,
 };
 use crate::{
-    Error, ErrorKind, Output,
+    Error, ErrorKind, ExposedPort, Output,
     host::Host,
-    process::{Child, Command, Ended, Process, SpawnError},
+    network::PortError,
+    process::{Child, Command, Process, SpawnError},
     request::ValidVm,
     run_dir::{Details, QEMU, RunDir, RunDirError},
 };
@@ -43,6 +47,10 @@ const AGENT_FD: i32 = 3;
 const QMP_FD: i32 = 4;
 const CONSOLE_FD: i32 = 5;
 const IMAGE_FDS: [i32; 3] = [6, 7, 8];
+const NETWORK_FD: i32 = 9;
+
+/// Longest reason of a guest that is shown for a network that is not up.
+const MAX_FAILURE_CHARS: usize = 400;
 
 /// Why a boot came to nothing. None of the caller's code has run.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +63,14 @@ pub(super) enum BootError {
     Sockets(#[source] io::Error),
     #[error("starting QEMU")]
     Spawn(#[from] SpawnError),
+    #[error("finding the gateway")]
+    FindGateway(#[source] Error),
+    #[error("making the VM's network")]
+    Network(#[from] PlanError),
+    #[error(transparent)]
+    GatewayEnded(#[from] GatewayObituary),
+    #[error("the guest could not set up its network, saying: {said}")]
+    GuestNetwork { said: String },
     #[error("connecting to the agent's channel")]
     Connect(#[source] io::Error),
     #[error("waiting for QEMU's process")]
@@ -86,25 +102,35 @@ pub(super) struct Prepared {
     monitor: StdUnixStream,
     stderr: OwnedFd,
     console: Option<(StdUnixStream, mpsc::Sender<Output>)>,
+    gateway: Option<gateway::Plan>,
     patience: Duration,
 }
 
-/// QEMU runs.
+/// QEMU runs, and its gateway if it has one.
 #[derive(Debug)]
 pub(super) struct Spawned {
     instance: Instance,
-    process: Process,
-    at: Instant,
+    born: Born,
     patience: Duration,
+}
+
+/// What is known of a VM since its processes were started.
+#[derive(Debug)]
+pub(super) struct Born {
+    /// QEMU's, for observers.
+    pub(super) process: Process,
+    pub(super) at: Instant,
+    /// How long the gateway took to be started.
+    pub(super) gateway_start: Option<Duration>,
+    pub(super) ports: Vec<ExposedPort>,
 }
 
 /// QEMU has a connection for the agent, which proves nothing about the guest.
 #[derive(Debug)]
 pub(super) struct Connected {
     instance: Instance,
-    process: Process,
+    born: Born,
     channel: Channel,
-    spawned_at: Instant,
     patience: Duration,
 }
 
@@ -112,9 +138,7 @@ pub(super) struct Connected {
 #[derive(Debug)]
 pub(super) struct Ready {
     pub(super) live: Live,
-    /// For observers.
-    pub(super) process: Process,
-    pub(super) spawned_at: Instant,
+    pub(super) born: Born,
     pub(super) ready_at: Instant,
 }
 
@@ -135,21 +159,36 @@ impl Prepared {
         prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
     }
 
-    /// Starts QEMU.
+    /// Starts the gateway if there is to be one, and QEMU.
     pub(super) async fn spawn(self) -> Result<Spawned, Failed> {
         let nothing_yet = |error| Failed { error, instance: None };
         let Readers { stderr, monitor, console } = Readers::register(self.stderr, self.monitor, self.console)
             .map_err(BootError::Sockets)
             .map_err(nothing_yet)?;
+        let (begun, mut ports) = (Instant::now(), Vec::new());
+        let gateway = match self.gateway {
+            Some(mut plan) => {
+                ports = std::mem::take(&mut plan.ports);
+                Some(plan.start(&self.run_dir).await.map_err(BootError::Network).map_err(nothing_yet)?)
+            }
+            None => None,
+        };
+        let gateway_start = gateway.is_some().then(|| begun.elapsed());
         let child = Child::spawn(self.command).await.map_err(BootError::Spawn).map_err(nothing_yet)?;
         let mut instance = Instance::new(child, self.run_dir, stderr, monitor);
+        if let Some(gateway) = gateway {
+            instance.attach(gateway);
+        }
         if let Some((console, output)) = console {
             instance.stream_console(console, output);
         }
         let recorded = instance.run_dir().map_or(Ok(()), |dir| dir.record_child(QEMU, instance.pid()));
         let known = recorded.map_err(BootError::from).and_then(|()| instance.process().map_err(BootError::Wait));
         match known {
-            Ok(process) => Ok(Spawned { instance, process, at: Instant::now(), patience: self.patience }),
+            Ok(process) => {
+                let born = Born { process, at: Instant::now(), gateway_start, ports };
+                Ok(Spawned { instance, born, patience: self.patience })
+            }
             Err(error) => Err(Failed { error, instance: Some(instance) }),
         }
     }
@@ -173,7 +212,15 @@ impl Prepared {
         // Opened again by QEMU, so that each VM has positions of its own in them.
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
         let confinement = host.confinement();
-        let group = confinement.group(&vm_id, host.memory_ceiling_bytes(spec.memory_mib));
+        let ceiling_bytes = host.memory_ceiling_bytes(spec.memory_mib, spec.network.is_some());
+        let group = confinement.group(&vm_id, ceiling_bytes).map_err(BootError::Prepare)?;
+        let mut gateway = match spec.network {
+            Some(network) => {
+                let program = host.gateway().map_err(BootError::FindGateway)?;
+                Some(gateway::Plan::make(&vm_id, network, &program, group.as_ref())?)
+            }
+            None => None,
+        };
         let machine = qemu::Machine {
             name: vm_id,
             arch: host.arch,
@@ -186,13 +233,17 @@ impl Prepared {
             root_disk: qemu::RootDisk { path: root },
             agent_fd: AGENT_FD,
             qmp_fd: QMP_FD,
-            network: None,
+            network: gateway.is_some().then_some(qemu::NetworkCard {
+                fd: NETWORK_FD,
+                mac: link::GUEST_MAC,
+                mtu: link::MAX_MTU,
+            }),
             console: console.is_some().then_some(qemu::Console::Socket(CONSOLE_FD)),
             sandbox: true,
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
         command.jail(confinement.jail());
-        if let Some(group) = group.map_err(BootError::Prepare)? {
+        if let Some(group) = group {
             command.join(group).map_err(BootError::Prepare)?;
         }
         command.pass(qemu_stderr.try_clone().map_err(BootError::Sockets)?, 1);
@@ -206,7 +257,10 @@ impl Prepared {
             command.pass(qemus.into(), CONSOLE_FD);
             (ours, output)
         });
-        Ok(Self { command, run_dir, monitor, stderr, console, patience: host.boot_timeout })
+        if let Some(link) = gateway.as_mut().and_then(|plan| plan.link.take()) {
+            command.pass(link, NETWORK_FD);
+        }
+        Ok(Self { command, run_dir, monitor, stderr, console, gateway, patience: host.boot_timeout })
     }
 }
 
@@ -215,8 +269,8 @@ impl Spawned {
     pub(super) async fn connect(mut self) -> Result<Connected, Failed> {
         match Channel::connect(&self.instance.agent_socket(), self.instance.pid()).await {
             Ok(channel) => {
-                let Self { instance, process, at: spawned_at, patience } = self;
-                Ok(Connected { instance, process, channel, spawned_at, patience })
+                let Self { instance, born, patience } = self;
+                Ok(Connected { instance, born, channel, patience })
             }
             Err(error) => {
                 let error = lost(&mut self.instance, BootError::Connect(error)).await;
@@ -232,17 +286,18 @@ impl Connected {
         match self.hello(wanted).await {
             Ok(boot_id) => Ok(Ready {
                 live: Live { instance: self.instance, channel: self.channel, boot_id },
-                process: self.process,
-                spawned_at: self.spawned_at,
+                born: self.born,
                 ready_at: Instant::now(),
             }),
             Err(error) => Err(Failed { error, instance: Some(self.instance) }),
         }
     }
 
-    /// The agent's hello, answered; the boot's identity.
+    /// The agent's hello, answered, and its network set up if it has one; the boot's identity.
     async fn hello<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<Vec<u8>, BootError> {
-        let deadline = self.spawned_at + self.patience;
+        let deadline = self.born.at + self.patience;
+        let has_network = self.instance.gateway().is_some();
+        let mut greeted = None;
         loop {
             let message = tokio::select! {
                 biased;
@@ -250,27 +305,51 @@ impl Connected {
                 () = wanted.closed() => return Err(BootError::Abandoned),
                 () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
                 message = self.channel.next() => message,
-                ended = self.instance.ended() => return Err(died(&mut self.instance, ended).await),
+                death = self.instance.death() => return Err(died(&mut self.instance, death).await),
             };
-            match message {
-                Ok((CONNECTION_OP, GuestMessage::Hello(hello))) => return self.answer(hello),
+            match (message, &mut greeted) {
+                (Ok((CONNECTION_OP, GuestMessage::Hello(hello))), None) => greeted = Some(self.answer(hello)?),
+                (Ok((CONNECTION_OP, GuestMessage::Network(state))), Some(_)) if has_network => {
+                    network_is_up(&state)?;
+                    break;
+                }
                 // Nothing else concerns a host that has not been greeted.
-                Ok(_) => {}
-                Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => {
+                (Ok(_), _) => {}
+                (Err(error @ (ChannelError::Closed | ChannelError::Io(_))), _) => {
                     return Err(lost(&mut self.instance, error.into()).await);
                 }
-                Err(error) => return Err(error.into()),
+                (Err(error), _) => return Err(error.into()),
+            }
+            if greeted.is_some() && !has_network {
+                break;
             }
         }
+        tokio::select! {
+            biased;
+            started = self.instance.gateway_started() => started?,
+            () = wanted.closed() => return Err(BootError::Abandoned),
+            () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
+        }
+        Ok(greeted.unwrap_or_default())
     }
 
     fn answer(&mut self, hello: Hello) -> Result<Vec<u8>, BootError> {
         if hello.generation != GENERATION {
             return Err(BootError::Generation { found: hello.generation });
         }
-        self.channel.send(&HostMessage::Hello(host_hello(Vec::new())).into_frame(CONNECTION_OP))?;
+        let network = self.instance.gateway().map(|_| gateway::LINK);
+        let answer = HostMessage::Hello(Hello { network, ..host_hello(Vec::new()) });
+        self.channel.send(&answer.into_frame(CONNECTION_OP))?;
         Ok(hello.boot_id)
     }
+}
+
+/// What a guest says has become of the network that it was named.
+fn network_is_up(state: &NetworkState) -> Result<(), BootError> {
+    if state.failure.is_empty() {
+        return Ok(());
+    }
+    Err(BootError::GuestNetwork { said: printable(&state.failure, MAX_FAILURE_CHARS) })
 }
 
 /// What a host says to an agent that it meets: the time, and how far it has come with what it still waits for.
@@ -308,6 +387,9 @@ impl Readers {
 impl BootError {
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
+        if let Self::FindGateway(error) = self {
+            return error.on_vm(vm_id);
+        }
         let (kind, remedy) = self.kind();
         let error = Error::new(kind, "booting a VM").because(self).on_vm(vm_id);
         match remedy {
@@ -324,12 +406,20 @@ impl BootError {
                 (ErrorKind::BootTimeout, Some("look at the boot log (sbx run --debug), or run fewer VMs at once"))
             }
             Self::QemuEnded(_) => (ErrorKind::Vm, Some(BOOT_LOG)),
-            Self::Spawn(error) if matches!(error.errno(), Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC)) => {
+            Self::Spawn(error) if is_no_program(error) => {
                 (ErrorKind::Dependency, Some("install QEMU; sbx doctor says how"))
             }
             Self::Generation { .. } => {
                 (ErrorKind::AssetDamaged, Some("build the image and this program from the same source"))
             }
+            Self::Network(PlanError::Port(PortError::Asked { .. })) => {
+                (ErrorKind::Host, Some("ask for another port of the host, or leave the choice to the sandbox"))
+            }
+            Self::Network(PlanError::Spawn(error)) if is_no_program(error) => {
+                (ErrorKind::Dependency, Some("install the gateway; sbx doctor says how"))
+            }
+            Self::Network(_) => (ErrorKind::Host, None),
+            Self::GatewayEnded(_) => (ErrorKind::Gateway, None),
             Self::Prepare(_) | Self::RunDir(_) | Self::Sockets(_) | Self::Spawn(SpawnError::Parent(_)) => {
                 (ErrorKind::Host, None)
             }
@@ -337,6 +427,11 @@ impl BootError {
             _ => (ErrorKind::Vm, None),
         }
     }
+}
+
+/// Whether what was to be started is no program.
+fn is_no_program(error: &SpawnError) -> bool {
+    matches!(error.errno(), Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC))
 }
 
 /// Whether this process, or the machine, has no descriptor left.
@@ -352,14 +447,15 @@ fn asynchronous(stream: StdUnixStream) -> io::Result<UnixStream> {
 /// A channel that broke with `error`. QEMU closes its channels when it ends, and its end says more.
 async fn lost(instance: &mut Instance, error: BootError) -> BootError {
     match instance.ended_soon().await {
-        Some(ended) => died(instance, ended).await,
+        Some(ended) => died(instance, Death::Qemu(ended)).await,
         None => error,
     }
 }
 
-async fn died(instance: &mut Instance, ended: io::Result<Ended>) -> BootError {
-    match ended {
-        Ok(ended) => instance.obituary(ended).await.into(),
-        Err(error) => BootError::Wait(error),
+async fn died(instance: &mut Instance, death: Death) -> BootError {
+    match death {
+        Death::Qemu(Ok(ended)) => instance.obituary(ended).await.into(),
+        Death::Qemu(Err(error)) => BootError::Wait(error),
+        Death::Gateway(obituary) => BootError::GatewayEnded(obituary),
     }
 }

@@ -23,14 +23,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{
-    BootTiming, Ending, Executed, Request,
+    BootTiming, Booted, Ending, Executed, Request,
     channel::ChannelError,
     execution::Violation,
+    gateway,
     grave::{self, DestroyReply, Dying, Grave},
     inbox::Outlet,
-    instance::{Instance, Obituary},
+    instance::{Death, Instance, Obituary},
     link::{Greeted, Link, Stranger},
     phases::{BootError, Failed, Live, Prepared, Ready, host_hello},
+    traffic::Network,
     transfers::{self, FileEnd, Transfers},
     turn::{Turn, Waiting},
 };
@@ -38,7 +40,7 @@ use crate::{
     Error,
     admission::{Cpu, Permit},
     host::Host,
-    process::{Ended, Process},
+    process::Ended,
     request::ValidVm,
 };
 
@@ -123,7 +125,7 @@ enum Event {
     Cpu(Result<Cpu, Error>),
     Asked(Option<Request>),
     Heard(Result<(u32, GuestMessage), ChannelError>),
-    Ended(io::Result<Ended>),
+    Death(Death),
 }
 
 /// Boots a VM, serves its mailbox, and ends it. The permit is released only when it is dead.
@@ -132,7 +134,7 @@ pub(super) async fn supervise(
     spec: (String, ValidVm),
     permit: Permit,
     mut desk: Desk,
-    booted: oneshot::Sender<Result<(BootTiming, Process), Error>>,
+    booted: oneshot::Sender<Result<Booted, Error>>,
 ) {
     let (vm_id, idle_timeout) = (spec.0.clone(), spec.1.idle_timeout);
     let (instance, permit, dying) = match boot(host, spec, permit.waited(), booted).await {
@@ -152,7 +154,7 @@ async fn boot(
     host: Arc<Host>,
     (vm_id, spec): (String, ValidVm),
     admission: Duration,
-    mut booted: oneshot::Sender<Result<(BootTiming, Process), Error>>,
+    mut booted: oneshot::Sender<Result<Booted, Error>>,
 ) -> Result<Live, Option<Instance>> {
     let begun = Instant::now();
     let prepared = Prepared::new(host, vm_id.clone(), spec).await;
@@ -162,12 +164,15 @@ async fn boot(
         prepared.spawn().await?.connect().await?.greet(&mut booted).await
     };
     match ready.await {
-        Ok(Ready { live, process, spawned_at, ready_at }) => {
-            let (prepare, spawn, guest_wait) = (spawning - begun, spawned_at - spawning, ready_at - spawned_at);
-            let times = BootTiming { admission, prepare, spawn, guest_wait };
-            debug!(vm_id, pid = process.pid(), ?times, "booted");
+        Ok(Ready { live, born, ready_at }) => {
+            let gateway_start = born.gateway_start;
+            let spawn = (born.at - spawning).saturating_sub(gateway_start.unwrap_or_default());
+            let (prepare, guest_wait) = (spawning - begun, ready_at - born.at);
+            let timing = BootTiming { admission, prepare, gateway_start, spawn, guest_wait };
+            debug!(vm_id, pid = born.process.pid(), ?timing, "booted");
+            let network = live.instance.gateway().and_then(|gateway| Network::of(gateway, born.ports).ok());
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.
-            let _ = booted.send(Ok((times, process)));
+            let _ = booted.send(Ok(Booted { timing, process: born.process, network }));
             Ok(live)
         }
         Err(Failed { error, mut instance }) => {
@@ -246,7 +251,7 @@ impl Supervisor {
             request = desk.mailbox.recv() => Event::Asked(request),
             // Before the end of QEMU, because what came before it counts.
             message = self.link.next() => Event::Heard(message),
-            ended = self.instance.ended() => Event::Ended(ended),
+            death = self.instance.death() => Event::Death(death),
         }
     }
 
@@ -264,7 +269,11 @@ impl Supervisor {
             }
             Event::Heard(Ok((op, message))) => self.on_message(op, message).map_err(End::Lost),
             Event::Heard(Err(error)) => self.on_silence(error).await,
-            Event::Ended(ended) => Err(End::Lost(self.lost(ended).await)),
+            Event::Death(Death::Qemu(ended)) => Err(End::Lost(self.lost(ended).await)),
+            Event::Death(Death::Gateway(obituary)) => {
+                gateway::mourn(&self.vm_id, &obituary);
+                Ok(())
+            }
         }
     }
 

@@ -74,6 +74,7 @@ impl Fixture {
             language: Language::Raw,
             config: Arc::new(SchedulerConfig::default()),
             process,
+            network: None,
             booted: BootTiming::default(),
             mailbox,
             attention,
