@@ -18,6 +18,8 @@ pub enum Step {
     MonitorFlood(usize),
     /// `close-monitor`.
     CloseMonitor,
+    /// `no-network TEXT`: from here on a network that the host names is answered with this failure.
+    NoNetwork(String),
     /// `say TEXT`: a line on standard error.
     Say(String),
     /// `console TEXT`: a line on the guest's console.
@@ -136,6 +138,7 @@ fn parse(word: &str, rest: &str) -> Option<Step> {
         "monitor" => Step::Monitor(rest.into()),
         "monitor-flood" => Step::MonitorFlood(rest.parse().ok()?),
         "say" => Step::Say(rest.into()),
+        "no-network" => Step::NoNetwork(rest.into()),
         "console" => Step::Console(rest.into()),
         "exit" => Step::Exit(rest.parse().ok()?),
         "signal" => Step::Signal(rest.parse().ok()?),

@@ -12,6 +12,7 @@ mod fork;
 mod host;
 mod leftovers;
 mod monitor;
+mod network;
 mod spawn;
 mod teardown;
 mod world;

@@ -103,6 +103,14 @@ impl World {
         &self.program
     }
 
+    /// Puts a shell script in the gateway's place. It finds its descriptors as a gateway does: 4 is QEMU's, 5 the report channel.
+    pub(crate) fn gateway(&self, script: &str) -> PathBuf {
+        let gateway = self.dir.path().join("gateway");
+        fs::write(&gateway, format!("#!/bin/sh\n{script}\n")).expect("it is new");
+        fs::set_permissions(&gateway, Permissions::from_mode(0o755)).expect("it is ours");
+        gateway
+    }
+
     /// Where VMs have their directories.
     pub(crate) fn run_dir(&self) -> PathBuf {
         self.dir.path().join("run")

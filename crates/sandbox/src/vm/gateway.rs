@@ -35,6 +35,8 @@ pub(super) struct Gateway {
     listener: Listener,
     /// It does not report any more, and is killed if it has not ended by then.
     ends_by: Option<Instant>,
+    /// What it told was no report.
+    has_babbled: bool,
     /// Its end has been told.
     is_told: bool,
 }
@@ -77,9 +79,15 @@ impl Gateway {
             std::future::pending::<()>().await;
         }
         let ended = self.ended().await;
+        // What it told last may explain its end: whoever is not listened to any more dies of talking.
+        if self.reader.is_some() {
+            self.has_babbled = last_words(self.reader.as_mut()).await == Some(Silence::Babbled);
+            self.reader = None;
+        }
         let stderr = last_words(self.stderr.as_mut()).await.unwrap_or_default();
         (self.is_told, self.stderr) = (true, None);
         let how = match ended {
+            Ok(_ended) if self.has_babbled => "was ended because it told what is no report".into(),
             Ok(ended) => describe(ended),
             Err(error) => format!("cannot be watched ({error})"),
         };
@@ -93,8 +101,8 @@ impl Gateway {
                 ended = self.child.ended() => return ended,
                 silence = reader => {
                     self.reader = None;
-                    // Who babbles has nothing to say.
-                    let patience = if matches!(silence, Ok(Silence::Ended)) { END_PATIENCE } else { Duration::ZERO };
+                    self.has_babbled = matches!(silence, Ok(Silence::Babbled));
+                    let patience = if self.has_babbled { Duration::ZERO } else { END_PATIENCE };
                     self.ends_by = Some(Instant::now() + patience);
                 }
             }

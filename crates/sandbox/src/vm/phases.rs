@@ -69,6 +69,8 @@ pub(super) enum BootError {
     Network(#[from] PlanError),
     #[error(transparent)]
     GatewayEnded(#[from] GatewayObituary),
+    #[error("the gateway did not say within {} s that it works", patience.as_secs_f64())]
+    GatewayTimedOut { patience: Duration },
     #[error("the guest could not set up its network, saying: {said}")]
     GuestNetwork { said: String },
     #[error("connecting to the agent's channel")]
@@ -328,7 +330,7 @@ impl Connected {
             biased;
             started = self.instance.gateway_started() => started?,
             () = wanted.closed() => return Err(BootError::Abandoned),
-            () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
+            () = sleep_until(deadline) => return Err(BootError::GatewayTimedOut { patience: self.patience }),
         }
         Ok(greeted.unwrap_or_default())
     }
@@ -419,6 +421,7 @@ impl BootError {
                 (ErrorKind::Dependency, Some("install the gateway; sbx doctor says how"))
             }
             Self::Network(_) => (ErrorKind::Host, None),
+            Self::GatewayTimedOut { .. } => (ErrorKind::BootTimeout, None),
             Self::GatewayEnded(_) => (ErrorKind::Gateway, None),
             Self::Prepare(_) | Self::RunDir(_) | Self::Sockets(_) | Self::Spawn(SpawnError::Parent(_)) => {
                 (ErrorKind::Host, None)

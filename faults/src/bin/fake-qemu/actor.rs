@@ -13,8 +13,8 @@ use std::{
 
 use bytes::Bytes;
 use exec_sandbox_wire::{
-    CONNECTION_OP, Done, ExecStart, Frame, GuestMessage, Hello, HostMessage, Kind, Program, Refusal, Refused, Window,
-    limits::STREAM_WINDOW_BYTES,
+    CONNECTION_OP, Done, ExecStart, Frame, GuestMessage, Hello, HostMessage, Kind, NetworkState, Program, Refusal,
+    Refused, Window, limits::STREAM_WINDOW_BYTES,
 };
 use faults::{Amount, Step, Stream};
 use prost::Message as _;
@@ -46,6 +46,8 @@ pub(crate) struct Actor {
     console: Option<File>,
     port: Option<Port>,
     execution: Execution,
+    /// What is said of a network that the host names; nothing is wrong with it if this is empty.
+    network_failure: String,
 }
 
 /// The execution under way, or the one that would be the first.
@@ -87,7 +89,15 @@ impl Actor {
     pub(crate) fn new(own_program: PathBuf, handed_over: Descriptors) -> Self {
         let Descriptors { listener, monitor, console } = handed_over;
         let execution = Execution { op: 1, ..Execution::default() };
-        Self { own_program, listener: Some(listener), monitor: Some(monitor), console, port: None, execution }
+        Self {
+            own_program,
+            listener: Some(listener),
+            monitor: Some(monitor),
+            console,
+            port: None,
+            execution,
+            network_failure: String::new(),
+        }
     }
 
     /// Plays `steps`; returns only if one of them leaves, or cannot be played.
@@ -107,6 +117,7 @@ impl Actor {
         match step {
             Step::Exit(code) => return Ok(Next::Leave(ExitCode::from(*code))),
             Step::Hang => hang(),
+            Step::NoNetwork(failure) => self.network_failure.clone_from(failure),
             Step::Say(text) => writeln!(io::stderr(), "{text}")?,
             Step::Console(text) => writeln!(self.console.as_ref().ok_or(PlayError::Missing("a console"))?, "{text}")?,
             Step::Signal(number) => {
@@ -281,6 +292,10 @@ impl Actor {
                 (op, HostMessage::ExecStart(ExecStart { program_bytes, .. })) => {
                     self.execution = Execution { op, ..Execution::default() };
                     announced = Some(program_bytes as usize);
+                }
+                (CONNECTION_OP, HostMessage::Hello(Hello { network: Some(_), .. })) => {
+                    let failure = self.network_failure.clone();
+                    self.port()?.say(CONNECTION_OP, GuestMessage::Network(NetworkState { failure }))?;
                 }
                 (_, HostMessage::ExecProgram(piece)) => self.execution.program.extend_from_slice(&piece),
                 _ => {}

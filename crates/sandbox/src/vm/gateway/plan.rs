@@ -131,6 +131,7 @@ impl Plan {
             reader: Some(AbortOnDropHandle::new(tokio::spawn(speaker.listen(reports, vm_id)))),
             listener,
             ends_by: None,
+            has_babbled: false,
             is_told: false,
         })
     }
