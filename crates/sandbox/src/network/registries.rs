@@ -2,7 +2,7 @@
 //!
 //! They are nobody's to write down here: the image's maker has asked the package managers, or whoever runs VMs names others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use exec_sandbox_gateway::policy::AllowList;
 
@@ -39,8 +39,8 @@ impl Registries {
         for (name, hosts) in image {
             // An image may know a language that this program does not.
             let Ok(language) = name.parse() else { continue };
-            if !self.0.contains_key(&language) {
-                self.0.insert(language, hosts_of(language, hosts)?);
+            if let Entry::Vacant(place) = self.0.entry(language) {
+                place.insert(hosts_of(language, hosts)?);
             }
         }
         Ok(self)
