@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def what_lasts() -> None:
-    """The runtime of the Rust half, which a process has once and keeps."""
+    """The runtime of the Rust half, which a process has once and keeps, and the models, which are imported beside the first boot."""
+    import_module("exec_sandbox._results")
 
     async def start() -> None:
         # Without an image it fails, and the runtime is there all the same.
