@@ -11,7 +11,7 @@ export NEXTEST_PROFILE := $(if $(CI),ci,default)
 .PHONY: run test wheel setup assets tools python-venv
 
 run: setup assets
-	@$(STEP) 'sbx' cargo build --release --package exec-sandbox-cli
+	@$(STEP) 'sbx' cargo build --release --package exec-sandbox-cli --package exec-sandbox-gateway
 	@$(STEP) 'this machine' $(SBX) doctor
 	@$(STEP) 'a VM runs Python' $(SBX) run --code 'import sys; print("Hello from Python", sys.version.split()[0])'
 	@$(STEP) 'a VM runs JavaScript' $(SBX) run --language javascript --code 'const hello: string = "Hello from Bun"; console.log(hello, Bun.version)'
@@ -28,7 +28,7 @@ test: setup tools python-venv
 	@$(STEP) 'unit tests' cargo nextest run --workspace --exclude vmtests --exclude xtask
 	@$(STEP) 'fuzz' cargo xtask fuzz --seconds 4
 	@$(STEP) 'assets' cargo xtask assets
-	@$(STEP) 'sbx' cargo build --package exec-sandbox-cli
+	@$(STEP) 'sbx' cargo build --package exec-sandbox-cli --package exec-sandbox-gateway
 	@$(STEP) 'Python package' scripts/python-install
 	@$(STEP) 'Python types' scripts/python-types
 	@$(STEP) 'Python tests' $(PYTHON)/pytest --quiet -m 'not vm'

@@ -1,6 +1,6 @@
-"""The build backend: maturin's, with the program `sbx` put into the wheel.
+"""The build backend: maturin's, with `sbx` and the network gateway put into the wheel.
 
-Owns how `sbx` comes to where maturin takes it from, and in which profile all is compiled: the config setting `profile`, else
+Owns how they come to where maturin takes them from, and in which profile all is compiled: the config setting `profile`, else
 `$EXEC_SANDBOX_BUILD_PROFILE`, else `release`. All else is maturin's.
 """
 
@@ -28,19 +28,22 @@ _SETTING = "profile"
 _VARIABLE = "EXEC_SANDBOX_BUILD_PROFILE"
 _DEFAULT = "release"
 
+# What is put into the wheel, by the packages of the workspace.
+_PROGRAMS = {"exec-sandbox-cli": "sbx", "exec-sandbox-gateway": "exec-sandbox-gateway"}
+
 # Backends are called in the root of the source.
 _SCRIPTS = Path("python/exec_sandbox.data/scripts")
 
 
 def build_wheel(directory: str, settings: Settings = None, metadata_directory: str | None = None) -> str:
-    """A wheel with the extension module and `sbx`; its name."""
-    _stage_sbx(_profile(settings))
+    """A wheel with the extension module and the programs; its name."""
+    _stage_programs(_profile(settings))
     return str(maturin.build_wheel(directory, _for_maturin(settings), metadata_directory))
 
 
 def build_editable(directory: str, settings: Settings = None, metadata_directory: str | None = None) -> str:
     """A wheel that refers to this directory; its name."""
-    _stage_sbx(_profile(settings))
+    _stage_programs(_profile(settings))
     return str(maturin.build_editable(directory, _for_maturin(settings), metadata_directory))
 
 
@@ -69,17 +72,19 @@ def _for_maturin(settings: Settings) -> dict[str, Any]:
     return {"maturin.build-args": ["--profile", _profile(settings)], **rest}
 
 
-def _stage_sbx(profile: str) -> None:
-    """Compiles `sbx` and copies it to where maturin looks for what goes beside the interpreter."""
-    command = ["cargo", "build", "--locked", "--profile", profile, "--package", "exec-sandbox-cli", "--bin", "sbx"]
-    command.append("--message-format=json-render-diagnostics")
+def _stage_programs(profile: str) -> None:
+    """Compiles the programs and copies them to where maturin looks for what goes beside the interpreter."""
+    command = ["cargo", "build", "--locked", "--profile", profile, "--message-format=json-render-diagnostics"]
+    for package, name in _PROGRAMS.items():
+        command += ["--package", package, "--bin", name]
     built = subprocess.run(command, stdout=subprocess.PIPE, check=True)
     messages = (json.loads(line) for line in built.stdout.splitlines() if line.startswith(b"{"))
-    programs = [message["executable"] for message in messages if message.get("executable")]
-    if len(programs) != 1:
-        raise RuntimeError(f"cargo built {programs or 'nothing'} where sbx was asked for")
+    programs = {Path(path).name: path for message in messages if (path := message.get("executable"))}
+    if sorted(programs) != sorted(_PROGRAMS.values()):
+        raise RuntimeError(f"cargo built {sorted(programs)} where {sorted(_PROGRAMS.values())} were asked for")
     _SCRIPTS.mkdir(parents=True, exist_ok=True)
-    # Written anew: what is there may be running.
-    staged = _SCRIPTS / "sbx"
-    staged.unlink(missing_ok=True)
-    shutil.copy(programs[0], staged)
+    for name, path in programs.items():
+        # Written anew: what is there may be running.
+        staged = _SCRIPTS / name
+        staged.unlink(missing_ok=True)
+        shutil.copy(path, staged)

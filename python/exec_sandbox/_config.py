@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING
+
+from exec_sandbox import _programs
 
 if TYPE_CHECKING:
     from exec_sandbox import _native
@@ -59,6 +62,8 @@ def _defaults() -> _native.Config:
         "assets_url": None,
         "auto_download_assets": None,
         "qemu": None,
+        # What the environment names comes first; the one on the PATH may be another version's.
+        "gateway": None if "EXEC_SANDBOX_GATEWAY" in os.environ else _programs.find(_programs.GATEWAY),
         "force_emulation": None,
         "host_memory_reserve_ratio": None,
         "memory_overcommit_ratio": None,

@@ -18,6 +18,7 @@ class Config(TypedDict):
     assets_url: str | None
     auto_download_assets: bool | None
     qemu: PathLike[str] | None
+    gateway: PathLike[str] | None
     force_emulation: bool | None
     host_memory_reserve_ratio: float | None
     memory_overcommit_ratio: float | None
@@ -67,6 +68,9 @@ class Outcome(TypedDict):
     process: float | None
     qemu_cpu: float | None
     qemu_memory_peak_bytes: int | None
+    gateway_start: float | None
+    refusals: dict[str, int]
+    exposed_ports: list[tuple[int, int, str, str]]
 
 class Boot(TypedDict):
     """How long a VM took to come up, in seconds."""
@@ -75,6 +79,7 @@ class Boot(TypedDict):
     prepare: float
     spawn: float
     guest_wait: float
+    gateway_start: float | None
 
 class Reader(Protocol):
     """What a file's content is read from."""
@@ -112,6 +117,8 @@ class Vm:
     @property
     def vm_id(self) -> str: ...
     @property
+    def exposed_ports(self) -> list[tuple[int, int, str, str]]: ...
+    @property
     def process(self) -> Process: ...
     @property
     def gateway(self) -> Process | None: ...
@@ -132,6 +139,8 @@ class Session:
 
     @property
     def vm_id(self) -> str: ...
+    @property
+    def exposed_ports(self) -> list[tuple[int, int, str, str]]: ...
     @property
     def exec_count(self) -> int: ...
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from exec_sandbox.models import ExecutionResult, FileInfo, TimingBreakdown
+from exec_sandbox.models import ExecutionResult, ExposedPort, FileInfo, TimingBreakdown
 
 if TYPE_CHECKING:
     from exec_sandbox import _native
@@ -21,6 +21,7 @@ def of_run(outcome: _native.Outcome) -> ExecutionResult:
         execute_ms=_ms(outcome["execute"]),
         total_ms=_ms(outcome["total"]),
         admission_ms=_ms(outcome["admission"]),
+        gvproxy_start_ms=_optional_ms(outcome["gateway_start"]),
         qemu_fork_ms=_ms(spawn),
         guest_wait_ms=_ms(guest_wait),
         teardown_ms=_ms(outcome["teardown"]),
@@ -45,6 +46,14 @@ def of_list(entries: list[tuple[bool, int, str]]) -> list[FileInfo]:
     return [FileInfo(name=name, is_dir=is_dir, size=size) for is_dir, size, name in entries]
 
 
+def of_ports(ports: list[tuple[int, int, str, str]]) -> list[ExposedPort]:
+    """The ports of a guest that the host reaches."""
+    return [
+        ExposedPort.model_validate({"internal": internal, "external": external, "host": host, "protocol": protocol})
+        for internal, external, host, protocol in ports
+    ]
+
+
 def _result(outcome: _native.Outcome, timing: TimingBreakdown) -> ExecutionResult:
     start, process, peak = outcome["interpreter_start"], outcome["process"], outcome["qemu_memory_peak_bytes"]
     return ExecutionResult(
@@ -57,6 +66,8 @@ def _result(outcome: _native.Outcome, timing: TimingBreakdown) -> ExecutionResul
         external_cpu_time_ms=_optional_ms(outcome["qemu_cpu"]),
         external_memory_peak_mb=None if peak is None else round(peak / _MIB),
         timing=timing,
+        exposed_ports=of_ports(outcome["exposed_ports"]),
+        refusals=outcome["refusals"],
     )
 
 

@@ -91,3 +91,6 @@ class ExecutionResult(BaseModel):
     warm_pool_hit: bool = Field(default=False, description="Whether the VM had been booted before it was asked for.")
     l1_cache_hit: bool = Field(default=False, description="Whether the VM came from a snapshot of memory.")
     exposed_ports: list[ExposedPort] = Field(default_factory=list, description="Ports that the host reached.")
+    refusals: dict[str, int] = Field(
+        default_factory=dict, description="What the network refused, by name, and how often; see docs/network.md."
+    )

@@ -43,10 +43,12 @@ class QemuVM:
         self.process = ProcessWrapper(native.process, native)
         gateway = native.gateway
         self.gvproxy_proc = None if gateway is None else ProcessWrapper(gateway, native)
-        self.exposed_ports: list[ExposedPort] = []
+        self.exposed_ports: list[ExposedPort] = _results.of_ports(native.exposed_ports)
         boot = native.boot
         self.setup_ms = round(boot["prepare"] * 1000)
         self.boot_ms = round((boot["spawn"] + boot["guest_wait"]) * 1000)
+        start = boot["gateway_start"]
+        self.gvproxy_start_ms = None if start is None else round(start * 1000)
         self.qemu_fork_ms = round(boot["spawn"] * 1000)
         self.guest_wait_ms = round(boot["guest_wait"] * 1000)
 

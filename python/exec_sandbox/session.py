@@ -62,8 +62,10 @@ class Session:
 
     @property
     def exposed_ports(self) -> list[ExposedPort]:
-        """Ports of the guest that the host reaches: none, for there is no network yet."""
-        return []
+        """Ports of the guest that the host reaches. They were open before its VM was started."""
+        from exec_sandbox import _results  # noqa: PLC0415  # pydantic is imported beside the first boot
+
+        return _results.of_ports(self._native.exposed_ports)
 
     async def __aenter__(self) -> Self:
         """Gives the session."""

@@ -13,6 +13,7 @@ import pytest
 
 import exec_sandbox
 from exec_sandbox import __main__ as command_line
+from exec_sandbox import _programs
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,7 +109,7 @@ def test_the_exit_code_is_that_of_sbx() -> None:
 def test_without_sbx_the_command_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command_line, "_script_directories", lambda: [str(tmp_path)])
+    monkeypatch.setattr(_programs, "directories", lambda: [str(tmp_path)])
     with pytest.raises(SystemExit) as ended:
         command_line.main()
     assert ended.value.code == 127

@@ -6,11 +6,13 @@
 pub mod config;
 pub mod descriptors;
 pub mod dns;
+pub mod engine;
 pub mod ip;
 pub mod jail;
 pub mod link;
 pub mod names;
 pub mod policy;
 pub mod report;
+pub mod shell;
 pub mod stream;
 pub mod tls;

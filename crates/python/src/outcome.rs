@@ -1,9 +1,9 @@
 //! An outcome, as Python reads it: a dictionary of numbers and bytes. Times are in seconds; what was not measured is `None`.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use exec_sandbox::{BootTiming, Exit};
+use exec_sandbox::{BootTiming, Exit, ExposedPort};
 use pyo3::{prelude::*, types::PyBytes};
 
 /// A finished execution.
@@ -25,7 +25,13 @@ pub(crate) struct Outcome {
     process: Option<f64>,
     qemu_cpu: Option<f64>,
     qemu_memory_peak_bytes: Option<u64>,
+    gateway_start: Option<f64>,
+    refusals: BTreeMap<String, u64>,
+    exposed_ports: Vec<Port>,
 }
+
+/// A port of a guest, and that of the host by which it is reached, with the host's address and the protocol.
+pub(crate) type Port = (u16, u16, String, &'static str);
 
 /// How a VM came up.
 #[derive(IntoPyObject)]
@@ -34,6 +40,7 @@ pub(crate) struct Boot {
     prepare: f64,
     spawn: f64,
     guest_wait: f64,
+    gateway_start: Option<f64>,
 }
 
 /// Bytes that Python gets as `bytes`.
@@ -60,6 +67,9 @@ impl From<exec_sandbox::Outcome> for Outcome {
             process: seconds(usage.process),
             qemu_cpu: seconds(usage.qemu_cpu),
             qemu_memory_peak_bytes: usage.qemu_memory_peak_bytes,
+            gateway_start: seconds(timing.gateway_start),
+            refusals: outcome.refusals.into(),
+            exposed_ports: outcome.exposed_ports.iter().map(port).collect(),
         }
     }
 }
@@ -71,8 +81,14 @@ impl From<BootTiming> for Boot {
             prepare: timing.prepare.as_secs_f64(),
             spawn: timing.spawn.as_secs_f64(),
             guest_wait: timing.guest_wait.as_secs_f64(),
+            gateway_start: timing.gateway_start.as_ref().map(Duration::as_secs_f64),
         }
     }
+}
+
+/// A port, as Python reads it.
+pub(crate) fn port(port: &ExposedPort) -> Port {
+    (port.internal, port.external, port.host.to_string(), port.protocol.name())
 }
 
 fn ending(exit: Exit) -> &'static str {

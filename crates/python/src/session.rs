@@ -7,6 +7,7 @@ use crate::{
     files::{self, Content, Destination},
     guest::Guest,
     home::Home,
+    outcome::{Port, port},
     requests::Program,
     runtime::promise,
     stream::OutputStream,
@@ -28,6 +29,11 @@ impl Session {
     #[getter]
     fn vm_id(&self) -> &str {
         self.0.look().vm_id()
+    }
+
+    #[getter]
+    fn exposed_ports(&self) -> Vec<Port> {
+        self.0.look().exposed_ports().iter().map(port).collect()
     }
 
     #[getter]

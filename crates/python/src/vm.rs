@@ -9,7 +9,7 @@ use crate::{
     files::{self, Content, Destination},
     guest::Guest,
     home::Home,
-    outcome::Boot,
+    outcome::{Boot, Port, port},
     process::Process,
     requests::Program,
     runtime::promise,
@@ -32,6 +32,11 @@ impl Vm {
     #[getter]
     fn vm_id(&self) -> &str {
         self.0.look().vm_id()
+    }
+
+    #[getter]
+    fn exposed_ports(&self) -> Vec<Port> {
+        self.0.look().exposed_ports().iter().map(port).collect()
     }
 
     #[getter]

@@ -124,7 +124,7 @@ fn classify_v6(address: Ipv6Addr) -> Option<ReservedRange> {
         |first: &Ipv6Addr, length: u8| (u128::from(address) ^ u128::from(*first)).leading_zeros() >= length.into();
     let range = IPV6.iter().find(|(first, length, _)| in_range(first, *length)).map(|(_, _, range)| *range);
     let is_global = in_range(&Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
-    range.or((!is_global).then_some(ReservedRange::Reserved))
+    range.or_else(|| (!is_global).then_some(ReservedRange::Reserved))
 }
 
 /// Whether two addresses whose differing bits are `difference` share their first `length` bits.
