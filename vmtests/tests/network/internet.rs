@@ -29,6 +29,9 @@ const PUBLIC: [u8; 3] = [100, 200, 0];
 /// A private address that the host's configuration may except.
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
+/// A private address that nobody excepts, and that a public name is resolved to.
+const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+
 /// Where clouds tell secrets. Whoever asks is told.
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
 
@@ -88,7 +91,7 @@ impl Internet {
             serve_tls(SocketAddr::from((public(*last), 443)), name, &authority);
         }
         let table = names.iter().map(|(name, last)| ((*name).to_owned(), public(*last)));
-        let table = table.chain([("inside.good.example".to_owned(), PRIVATE)]).collect();
+        let table = table.chain([("rebound.good.example".to_owned(), HIDDEN)]).collect();
         Self {
             resolver: answer_names(RESOLVER, table),
             authority: authority.pem(),
@@ -98,7 +101,7 @@ impl Internet {
     }
 }
 
-/// Says which name a client has asked for.
+/// Says which name a client has asked for, in HTTP if it speaks that.
 fn serve_tls(at: SocketAddr, name: &str, authority: &CertifiedIssuer<'_, KeyPair>) {
     let names = vec![name.to_owned(), format!("*.{name}")];
     let key = KeyPair::generate().expect("there is randomness");
@@ -121,7 +124,17 @@ fn serve_tls(at: SocketAddr, name: &str, authority: &CertifiedIssuer<'_, KeyPair
         let mut asked = [0; 5];
         stream.read_exact(&mut asked)?;
         let name = stream.conn.server_name().unwrap_or("nobody").to_owned();
-        stream.write_all(format!("this is {name}").as_bytes())?;
+        let said = format!("this is {name}");
+        if &asked == b"GET /" {
+            let mut request = BufReader::new(&mut stream);
+            let mut line = String::new();
+            while request.read_line(&mut line)? > 2 {
+                line.clear();
+            }
+            let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", said.len());
+            stream.write_all(header.as_bytes())?;
+        }
+        stream.write_all(said.as_bytes())?;
         stream.conn.send_close_notify();
         stream.flush()
     });

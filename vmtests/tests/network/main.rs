@@ -48,6 +48,14 @@ def udp(address, port, waits=True):
         one.sendto(b"hello", (address, port))
         return one.recv(100).decode() if waits else "sent"
 
+def ask_for_text(name):
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    question = b"\0\1\1\0\0\1\0\0\0\0\0\0" + labels + b"\0\0\x10\0\1"
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.settimeout(20)
+        one.sendto(question, ("192.168.127.1", 53))
+        return one.recv(500)[3] & 15
+
 def attempt(what, *arguments):
     try:
         print("reached:", what(*arguments))
@@ -69,8 +77,12 @@ impl Online {
         let (world, internet) = (World::new(), Internet::start(names));
         let network_exceptions = ["10.88.0.0/16", "169.254.0.0/16"].map(|range| range.parse().expect("it is one"));
         let network_exceptions = network_exceptions.to_vec();
-        let config =
-            SchedulerConfig { network_exceptions, resolvers: Some(vec![internet.resolver]), ..world.networked() };
+        let config = SchedulerConfig {
+            network_exceptions,
+            resolvers: Some(vec![internet.resolver]),
+            registries: [(Language::Python, vec!["packages.example".to_owned()])].into(),
+            ..world.networked()
+        };
         let scheduler = Scheduler::start(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()));
         let request = SessionRequest { vm: spec, idle_timeout: None };
         let session = scheduler.session(request).await;
@@ -116,7 +128,9 @@ impl Online {
 
     /// A datagram that is refused is sent all the same: nobody tells.
     async fn is_dropped(&self, code: &str, reason: &'static str) {
-        assert_eq!(self.attempt(&format!("attempt({code})")).await.1, vec![reason], "{code}");
+        // An answer to what was sent later says that the gateway has seen it.
+        let code = format!("attempt({code})\nsocket.gethostbyname('good.example')");
+        assert_eq!(self.attempt(&code).await.1, vec![reason], "{code}");
     }
 
     async fn end(self) {
@@ -133,12 +147,14 @@ fn python(network: NetworkPolicy) -> VmSpec {
 
 #[tokio::test]
 async fn an_allow_list_lets_its_names_through_by_tls_and_refuses_all_else_by_name() {
-    let list = NetworkPolicy::AllowList(vec!["good.example".into()]);
-    let online = Online::start(&[("good.example", 1), ("other.example", 2)], python(list)).await;
+    let list = NetworkPolicy::AllowList(vec!["good.example".into(), "second.example".into()]);
+    let names = [("good.example", 1), ("other.example", 2), ("second.example", 3)];
+    let online = Online::start(&names, python(list)).await;
     online.prepare().await;
-    let (good, other) = (public(1), public(2));
-    let names = "'good.example', 'good.example'";
-    online.reaches(&format!("tls, {names}"), "this is good.example").await;
+    let (good, other, second) = (public(1), public(2), public(3));
+    for name in ["good.example", "second.example"] {
+        online.reaches(&format!("tls, '{name}', '{name}'"), &format!("this is {name}")).await;
+    }
     online.reaches("tls, 'a.good.example', 'a.good.example'", "this is a.good.example").await;
 
     online.is_refused("socket.gethostbyname, 'other.example'", "name_not_allowed").await;
@@ -148,7 +164,33 @@ async fn an_allow_list_lets_its_names_through_by_tls_and_refuses_all_else_by_nam
     online.is_refused(&format!("tls, '{other}', 'good.example'"), "address_not_resolved").await;
     online.is_refused(&format!("tcp, '{good}', 80"), "port_not_allowed").await;
     online.is_refused(&format!("tcp, '{good}', 443"), "not_tls").await;
+    online.is_refused(&format!("tls, '{second}', 'good.example'"), "name_address_mismatch").await;
+    online.is_refused("tls, 'rebound.good.example', 'rebound.good.example'", "private_address").await;
+    online.is_dropped(&format!("udp, '{good}', 53, False"), "udp_not_allowed").await;
+    online.is_dropped(&format!("udp, '{good}', 443, False"), "quic_not_allowed").await;
+    online.is_dropped("ask_for_text, 'good.example'", "query_type").await;
     online.is_refused("tcp, '169.254.169.254', 443", "metadata_address").await;
     online.is_refused("tcp, '10.0.0.1', 443", "private_address").await;
+    // After all of that the same network still works.
+    online.reaches("tls, 'good.example', 'good.example'", "this is good.example").await;
+    online.end().await;
+}
+
+#[tokio::test]
+async fn the_default_network_of_a_language_is_its_registries_and_tools_use_it() {
+    let spec = python(NetworkPolicy::LanguageDefault);
+    let online = Online::start(&[("packages.example", 1), ("other.example", 2)], spec).await;
+    online.prepare().await;
+    for tool in [
+        "python3 -c \"import urllib.request as u, ssl; c = ssl.create_default_context(cafile='authority.pem'); \
+         print(u.urlopen('https://files.packages.example/', context=c).read().decode())\"",
+        "NODE_EXTRA_CA_CERTS=authority.pem bun -e 'console.log(await (await fetch(\"https://files.packages.example/\")).text())'",
+    ] {
+        let code =
+            format!("import subprocess\nprint(subprocess.run({tool:?}, shell=True, capture_output=True, text=True))");
+        let (came, met) = online.attempt(&code).await;
+        assert!(came.contains("this is files.packages.example") && met.is_empty(), "{tool}: {came} {met:?}");
+    }
+    online.is_refused("socket.gethostbyname, 'other.example'", "name_not_allowed").await;
     online.end().await;
 }
