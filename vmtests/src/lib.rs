@@ -47,6 +47,19 @@ impl World {
         SchedulerConfig { run_dir: Some(self.run_dir().into()), ..SchedulerConfig::default() }
     }
 
+    /// The same for VMs with a network: it names the gateway that was built, if the environment names no other.
+    ///
+    /// # Panics
+    /// It has not been built.
+    #[must_use]
+    pub fn networked(&self) -> SchedulerConfig {
+        let gateway = match std::env::var_os("EXEC_SANDBOX_GATEWAY") {
+            Some(_) => None,
+            None => Some(built("exec-sandbox-gateway", "exec-sandbox-gateway")),
+        };
+        SchedulerConfig { gateway, ..self.config() }
+    }
+
     /// A scheduler of this world.
     ///
     /// # Panics
@@ -61,10 +74,7 @@ impl World {
     /// It has not been built.
     #[must_use]
     pub fn sbx(&self) -> Command {
-        let test = std::env::current_exe().expect("a test has a path");
-        let program = test.ancestors().nth(2).expect("tests lie two levels below the target directory").join("sbx");
-        assert!(program.exists(), "{} is missing: cargo build --package exec-sandbox-cli", program.display());
-        let mut command = Command::new(program);
+        let mut command = Command::new(built("sbx", "exec-sandbox-cli"));
         command.env("EXEC_SANDBOX_RUN_DIR", self.run_dir());
         command
     }
@@ -104,22 +114,31 @@ impl World {
     }
 }
 
+/// A program of `package`, as it was built.
+fn built(program: &str, package: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test has a path");
+    let program = test.ancestors().nth(2).expect("tests lie two levels below the target directory").join(program);
+    assert!(program.exists(), "{} is missing: cargo build --package {package}", program.display());
+    program
+}
+
 impl Default for World {
     fn default() -> Self {
         Self::new()
     }
 }
 
-/// QEMU processes, zombies included, that have `vm_id` as their guest's name.
+/// The processes of the VM `vm_id`, zombies that still have a command line included: QEMU's, and its gateway's if it has a network.
 ///
 /// # Panics
 /// `/proc` cannot be read.
 #[must_use]
 pub fn processes(vm_id: &str) -> Vec<u32> {
-    let name = format!("guest={vm_id}");
+    let names = [format!("guest={vm_id}"), format!("exec-sandbox-gateway:{vm_id}")];
     let has_name = |proc: &PathBuf| {
-        fs::read(proc.join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).split('\0').any(|arg| arg == name))
+        fs::read(proc.join("cmdline")).is_ok_and(|line| {
+            String::from_utf8_lossy(&line).split('\0').any(|arg| names.iter().any(|name| arg == name))
+        })
     };
     let entries = fs::read_dir("/proc").expect("/proc can be read").filter_map(Result::ok);
     entries

@@ -14,6 +14,7 @@ mod lock;
 mod places;
 mod progress;
 mod recipe;
+mod registries;
 mod root;
 mod tools;
 mod update;
@@ -88,7 +89,8 @@ fn build(places: &Places, recipe: &Recipe, cache: &Cache, locked: bool) -> Resul
     let kernel = report.step("kernel", |ui| kernel::ensure(places, cache, &mut fetcher, ui))?;
     let agent = report.step("agent", |ui| agent::ensure(places, cache, ui))?;
     let root = report.step("root", |ui| root::ensure(places, recipe, cache, &mut fetcher, ui))?;
-    let manifest = manifest(recipe, &kernel, &agent, &root)?;
+    let registries = report.step("registries", |ui| registries::ensure(fetcher.lock(), cache, ui))?;
+    let manifest = Manifest { registries, ..manifest(recipe, &kernel, &agent, &root)? };
     let (kernel, initramfs, root) =
         (kernel.path(kernel::VMLINUX), agent.path(agent::INITRAMFS), root.path(root::EROFS));
     let store = ImageStore::at(&places.images);

@@ -67,9 +67,16 @@ impl Listener {
     /// said what it has said before.
     pub(in crate::vm) async fn ask(&self) -> (Report, bool) {
         let mut newest = self.newest.clone();
-        newest.mark_unchanged();
-        self.question.notify_one();
-        let answered = timeout(ANSWER_PATIENCE, newest.changed()).await.is_ok_and(|changed| changed.is_ok());
+        let asking = async {
+            // Twice, because the first report may have been on its way before the question: what comes second was made after it.
+            for _ in 0..2 {
+                newest.mark_unchanged();
+                self.question.notify_one();
+                newest.changed().await?;
+            }
+            Ok::<(), watch::error::RecvError>(())
+        };
+        let answered = timeout(ANSWER_PATIENCE, asking).await.is_ok_and(|asked| asked.is_ok());
         (newest.borrow().clone().unwrap_or_default(), answered)
     }
 }
@@ -78,12 +85,14 @@ impl Speaker {
     /// Reads until the gateway has nothing more to say.
     pub(super) async fn listen(self, mut channel: UnixStream, vm_id: String) -> Silence {
         let (mut reports, mut chunk) = (Reports::default(), vec![0; MAX_LINE_BYTES]);
+        let mut owes_answer = false;
         let mut log = Log { told: Refusals::default(), at: None };
         loop {
             let read = tokio::select! {
                 () = self.question.notified() => {
                     // One that does not read what it is asked has enough to answer.
                     let _ = channel.try_write(b"?");
+                    owes_answer = true;
                     continue;
                 }
                 read = channel.read(&mut chunk) => read,
@@ -100,7 +109,9 @@ impl Speaker {
                     return Silence::Babbled;
                 }
             }
-            sleep(PACE).await;
+            if !std::mem::take(&mut owes_answer) {
+                sleep(PACE).await;
+            }
         }
     }
 }
@@ -133,4 +144,62 @@ fn listed(refusals: &Refusals) -> String {
     let met: Vec<String> =
         refusals.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     met.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use exec_sandbox_gateway::report::VERSION;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        task::JoinHandle,
+    };
+
+    use super::*;
+
+    fn reading() -> (Listener, UnixStream, JoinHandle<Silence>) {
+        let (ours, gateways) = UnixStream::pair().expect("a socket pair");
+        let (listener, speaker) = Listener::pair();
+        (listener, gateways, tokio::spawn(speaker.listen(ours, "vm-1".into())))
+    }
+
+    async fn tell(gateway: &mut UnixStream, connections: u64) -> io::Result<()> {
+        gateway.write_all(&Report { version: VERSION, connections, ..Report::default() }.line()).await
+    }
+
+    #[tokio::test]
+    async fn a_report_that_was_on_its_way_is_not_taken_for_the_answer() {
+        let (listener, mut gateway, _reader) = reading();
+        let answering = async {
+            gateway.read_u8().await.expect("it is asked");
+            // The one that nobody asked for, and the answer.
+            tell(&mut gateway, 1).await.expect("it is read");
+            tell(&mut gateway, 2).await.expect("it is read");
+            gateway.read_u8().await.expect("it is asked again");
+            tell(&mut gateway, 3).await.expect("it is read");
+        };
+        let (asked, ()) = tokio::join!(listener.ask(), answering);
+        assert!(asked.1 && asked.0.connections >= 2, "{asked:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_answer_is_not_waited_for_and_what_it_said_last_counts() {
+        let (listener, mut gateway, _reader) = reading();
+        tell(&mut gateway, 7).await.expect("it is read");
+        listener.clone().heard().await;
+        let (report, is_answer) = listener.ask().await;
+        assert_eq!((report.connections, is_answer), (7, false));
+    }
+
+    #[tokio::test]
+    async fn the_end_and_nonsense_are_told_apart() {
+        let (listener, mut gateway, reader) = reading();
+        gateway.write_all(b"nonsense\n").await.expect("it is read");
+        assert_eq!(reader.await.expect("no panic"), Silence::Babbled);
+        assert!(!listener.ask().await.1);
+        let (_, gateway, reader) = reading();
+        drop(gateway);
+        assert_eq!(reader.await.expect("no panic"), Silence::Ended);
+    }
 }

@@ -1,0 +1,128 @@
+//! Ports of a VM, reached from the host.
+
+use std::{
+    collections::BTreeMap,
+    io::{Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream, UdpSocket},
+    thread,
+};
+
+use exec_sandbox::{ExposedPort, Language, NetworkPolicy, PortMapping, Protocol, VmSpec};
+use vmtests::{PATIENCE, wait_for};
+
+use crate::{Online, internet::public};
+
+/// Connections at once.
+const CONNECTIONS: usize = 100;
+
+/// What goes there and back on one of them: a few windows.
+const BULK_BYTES: usize = 4 << 20;
+
+/// A server of both protocols that goes on after the execution that has started it.
+const ECHO: &str = r#"
+import asyncio, threading
+
+class Datagrams(asyncio.DatagramProtocol):
+    def connection_made(self, transport):
+        self.transport = transport
+    def datagram_received(self, data, address):
+        self.transport.sendto(data, address)
+
+async def stream(reader, writer):
+    while piece := await reader.read(65536):
+        writer.write(piece)
+        await writer.drain()
+    writer.close()
+
+async def serve(ready):
+    await asyncio.get_running_loop().create_datagram_endpoint(Datagrams, ("0.0.0.0", 5353))
+    server = await asyncio.start_server(stream, "0.0.0.0", 8080, backlog=200)
+    ready.set()
+    await server.serve_forever()
+
+ready = threading.Event()
+threading.Thread(target=lambda: asyncio.run(serve(ready)), daemon=True).start()
+print(ready.wait(60))
+"#;
+
+fn address(port: &ExposedPort) -> SocketAddr {
+    (port.host, port.external).into()
+}
+
+fn connect(at: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(at).expect("it is open");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is a time");
+    stream
+}
+
+/// Sends `bytes`, ends its side, and reads what comes back to the end.
+fn echoed(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = connect(at);
+    let mut writer = stream.try_clone().expect("there are descriptors");
+    let mut back = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            writer.write_all(bytes).expect("it is taken");
+            writer.shutdown(Shutdown::Write).expect("it is open");
+        });
+        stream.read_to_end(&mut back).expect("it comes back");
+    });
+    back
+}
+
+fn bulk() -> Vec<u8> {
+    (0..BULK_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
+}
+
+#[tokio::test]
+async fn exposed_ports_are_reached_from_the_host_and_nothing_is_reached_from_the_guest() {
+    let port = |internal, protocol| PortMapping { internal, external: None, protocol };
+    let spec = VmSpec {
+        network: NetworkPolicy::Denied,
+        expose: vec![port(8080, Protocol::Tcp), port(5353, Protocol::Udp)],
+        ..VmSpec::new(Language::Python)
+    };
+    let online = Online::start(&[("good.example", 1)], spec).await;
+    let ports: BTreeMap<u16, SocketAddr> =
+        online.session.exposed_ports().iter().map(|port| (port.internal, address(port))).collect();
+    let (streams, datagrams) = (ports[&8080], ports[&5353]);
+    online.prepare().await;
+    let echo = online.run(ECHO).await;
+    assert_eq!(vmtests::stdout(&echo), "True\n", "{}", vmtests::stderr(&echo));
+    assert_eq!(echo.exposed_ports, online.session.exposed_ports());
+
+    let all: Vec<TcpStream> = (0..CONNECTIONS).map(|_| connect(streams)).collect();
+    for (number, mut stream) in all.iter().enumerate() {
+        writeln!(stream, "I am {number:03}").expect("it is taken");
+    }
+    for (number, mut stream) in all.iter().enumerate() {
+        let mut line = [0; 9];
+        stream.read_exact(&mut line).expect("it comes back");
+        assert_eq!(String::from_utf8_lossy(&line), format!("I am {number:03}\n"));
+    }
+    drop(all);
+    let sent = bulk();
+    assert!(echoed(streams, &sent) == sent, "not a byte is lost, doubled or in another place");
+
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+    socket.connect(datagrams).expect("it is an address");
+    socket.set_nonblocking(true).expect("it is a socket");
+    // A datagram may be lost, and is sent again.
+    let back = wait_for("a datagram", || {
+        socket.send(b"hello").ok()?;
+        let mut back = [0; 16];
+        let bytes = socket.recv(&mut back).ok()?;
+        Some(back[..bytes].to_vec())
+    });
+    assert_eq!(back, b"hello");
+
+    let good = public(1);
+    let outcome = online.run(&format!("attempt(tls, '{good}', 'good.example')")).await;
+    assert!(vmtests::stdout(&outcome).starts_with("refused"), "{outcome:?}");
+    assert_eq!(outcome.refusals.get(exec_sandbox::Refusal::InboundOnly), 1);
+    let network = outcome.network.expect("it has one");
+    assert_eq!((network.accepted, network.connections), (CONNECTIONS as u64 + 1, 0), "{network:?}");
+    assert!(network.received_bytes >= BULK_BYTES as u64 && network.sent_bytes >= BULK_BYTES as u64, "{network:?}");
+    online.end().await;
+    assert!(TcpStream::connect(streams).is_err(), "it is closed");
+}
