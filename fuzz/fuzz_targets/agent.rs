@@ -7,7 +7,7 @@
 use bytes::BytesMut;
 use exec_sandbox_guest::fuzzing::{Step, agent};
 use exec_sandbox_wire::{
-    CONNECTION_OP, Credit, ExecStart, FileRead, FileSum, FileWrite, GENERATION, Hello, HostMessage, Program,
+    CONNECTION_OP, Credit, ExecStart, FileRead, FileSum, FileWrite, GENERATION, Hello, HostMessage, Network, Program,
     ResumePoint, Signal,
 };
 use libfuzzer_sys::fuzz_target;
@@ -56,6 +56,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let point =
         ResumePoint { op: 1, stdout_bytes: 1000, stderr_bytes: 7, stdout_credit: 200_000, stderr_credit: 262_144 };
     let (returned, unknown) = (hello(vec![point]), hello(vec![ResumePoint { op: 9, ..point }]));
+    let network = Some(Network { address: 2, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 });
+    let named = HostMessage::Hello(Hello { generation: GENERATION, resume: vec![point], network, ..Hello::default() });
+    let named = says(CONNECTION_OP, [named]);
     let ack = says(1, [HostMessage::Ack]);
     let calls_off = says(1, [HostMessage::ExecSignal(Signal { number: 2 }), HostMessage::Cancel]);
     let files = says(
@@ -85,5 +88,6 @@ fn seeds() -> Vec<Vec<u8>> {
         fuzz::script([(0, &met[..]), (0, &one[..12]), (7, &[]), (0, &met), (0, &two), (4, much), (0, &unknown)]),
         fuzz::script([(0, &met[..]), (0, &files), (0, &met), (0, &met), (0, &one), (0, &two)]),
         fuzz::script([(0, &one[..]), (4, much), (6, &[]), (0, &two), (4, much), (6, &[]), (0, &met)]),
+        fuzz::script([(0, &named[..]), (0, &one), (4, some), (7, &[]), (0, &named), (6, &[]), (0, &named)]),
     ]
 }

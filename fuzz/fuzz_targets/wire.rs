@@ -8,7 +8,8 @@
 use bytes::{Bytes, BytesMut};
 use exec_sandbox_wire::{
     Change, Checksum, Credit, Done, ExecStart, FileChange, FileEntries, FileEntry, FileSum, FileWrite, Frame,
-    FrameDecoder, FrameError, GuestMessage, Hello, HostMessage, Kind, Move, ResumePoint, Usage, limits::MAX_BODY_BYTES,
+    FrameDecoder, FrameError, GuestMessage, Hello, HostMessage, Kind, Move, Network, NetworkState, ResumePoint, Usage,
+    limits::MAX_BODY_BYTES,
 };
 use libfuzzer_sys::fuzz_target;
 
@@ -69,6 +70,7 @@ fn seeds() -> Vec<Vec<u8>> {
         agent_version: "1".into(),
         unix_time_ns: 1,
         resume: vec![point; 2],
+        network: Some(Network { address: u32::MAX, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 }),
     };
     let start = ExecStart { language: 1, timeout_ms: 1000, program_bytes: 2, is_last: true };
     let write = FileWrite { path: "a/ü".into(), mode: 0o644, size: Some(1 << 30) };
@@ -85,6 +87,7 @@ fn seeds() -> Vec<Vec<u8>> {
     let entry = FileEntry { name: "n".into(), kind: 1, size: 9, mode: 0o600, modified_unix_ns: -1 };
     let guest = [
         GuestMessage::Hello(hello),
+        GuestMessage::Network(NetworkState { failure: "no card".into() }),
         GuestMessage::Done(done),
         GuestMessage::FileEntries(FileEntries { entries: vec![entry; 2] }),
         GuestMessage::FileDone(FileSum { size: 1, checksum: u64::MAX }),

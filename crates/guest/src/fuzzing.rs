@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use exec_sandbox_wire::{
     CONNECTION_OP, Credit, Done, ExecStart, Frame, FrameDecoder, GENERATION, HEADER_BYTES, Hello, HostMessage, Kind,
-    Language, ResumePoint, limits,
+    Language, Network, ResumePoint, limits,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -191,6 +191,10 @@ impl World {
             self.is_deaf = true;
             return;
         };
+        match &message {
+            HostMessage::Hello(Hello { network, .. }) => check_network(&effects, network.as_ref()),
+            _ => check_network(&effects, None),
+        }
         match message {
             HostMessage::Hello(hello) if self.is_greeted => {
                 (self.is_greeted, self.is_present) = (false, true);
@@ -322,6 +326,17 @@ impl World {
         self.hear(1, HostMessage::ExecStart(start));
         assert_eq!(self.running_op(), Some(1), "an honest host is not served");
     }
+}
+
+/// A network is set up as it was named, once, and before anything is said or done about an operation.
+fn check_network(effects: &[Effect], named: Option<&Network>) {
+    let set_up: Vec<&Network> = effects
+        .iter()
+        .filter_map(|effect| if let Effect::Network(network) = effect { Some(network) } else { None })
+        .collect();
+    assert_eq!(set_up, Vec::from_iter(named), "another network than was named");
+    let rest = effects.iter().skip_while(|effect| matches!(effect, Effect::Clock(_))).skip(set_up.len());
+    assert!(!rest.into_iter().any(|effect| matches!(effect, Effect::Network(_))), "something comes before the network");
 }
 
 /// What a host answers to a greeting.
