@@ -102,6 +102,7 @@ def test_a_result_has_defaults_for_all_but_what_there_always_is() -> None:
         "warm_pool_hit": False,
         "l1_cache_hit": False,
         "exposed_ports": [],
+        "refusals": {},
     }
     assert ExecutionResult.model_validate_json(result.model_dump_json()) == result
 
