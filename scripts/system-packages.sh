@@ -27,7 +27,7 @@ qemu_major() {
 missing_packages() {
     local package
     # The kernel's build, the root file system's, and the archive's keys for both.
-    for package in bc bison build-essential cpio debian-archive-keyring flex kmod libelf-dev libssl-dev mmdebstrap patch uidmap xz-utils; do
+    for package in bc bison build-essential cpio debian-archive-keyring flex iproute2 kmod libelf-dev libssl-dev mmdebstrap patch uidmap xz-utils; do
         is_installed "$package" || echo "$package"
     done
     # Clients of the registries that the image's other programs come from, from wherever they were installed.
