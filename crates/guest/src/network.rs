@@ -1,8 +1,8 @@
 //! The network, as the host names it: address, route and resolver of the one card that the machine may have.
 //!
 //! Done by system calls alone, on the host's word and before any program runs. Every step counts: a network that is not up as it was
-//! named is an error that the host is told, and what to do about it is the host's business. A machine without a card is never named
-//! a network, and its resolver's list stays empty, so that looking up a name fails at once.
+//! named is down, and an error that the host is told; what to do about it is the host's business. A machine without a card is never
+//! named a network, and its resolver's list stays empty, so that looking up a name fails at once.
 
 mod interface;
 
@@ -36,6 +36,14 @@ pub(crate) enum NetworkError {
         what: &'static str,
         /// What it is.
         value: u32,
+    },
+    /// The host named an address that is nobody's here.
+    #[error("{what} is {address}, which cannot be")]
+    BadAddress {
+        /// Whose.
+        what: &'static str,
+        /// Which.
+        address: Ipv4Addr,
     },
     /// There is not exactly one card.
     #[error("the machine has {found} network cards, and one was expected")]
@@ -75,25 +83,44 @@ struct Settings {
     mtu: u16,
 }
 
-/// Sets the network up. Done again, as after a restore, it is as it was named last.
+/// Sets the network up. Done again, as after a restore, it is as it was named last, and what an earlier one left is gone.
 pub(crate) fn set_up(network: &Network) -> Result<(), NetworkError> {
-    let settings = Settings::of(network)?;
     let name = only_card(&card_names().map_err(|source| NetworkError::List { source })?)?;
-    configure(&name, &settings)?;
-    tell_programs(settings.resolver).map_err(|source| NetworkError::Resolvers { source })
+    let step = |what| move |source| NetworkError::Card { what, source };
+    let card = Interface::open(&name).map_err(step("find the network card"))?;
+    card.down().map_err(step("take the network card down"))?;
+    let settings = Settings::of(network)?;
+    let done = configure(&name, &card, &settings)
+        .and_then(|()| tell_programs(settings.resolver).map_err(|source| NetworkError::Resolvers { source }));
+    if done.is_err() {
+        // No half of a network. That it cannot be taken down any more says less than why it is not up.
+        let _ = card.down();
+    }
+    done
 }
 
 impl Settings {
     fn of(network: &Network) -> Result<Self, NetworkError> {
         let Network { address, prefix_bits, gateway, resolver, mtu } = *network;
         let bad = |what, value| NetworkError::BadValue { what, value };
+        let bad_address = |what, address| NetworkError::BadAddress { what, address: Ipv4Addr::from_bits(address) };
         let mask = match prefix_bits {
             1..=30 => u32::MAX << (32 - prefix_bits),
             _ => return Err(bad("the number of bits of the network", prefix_bits)),
         };
+        // Neither the network's own address nor the one that means all in it; the kernel would take both for a machine's.
+        let is_machine = |address: u32| address & !mask != 0 && address | mask != u32::MAX;
+        let is_usual = |address: Ipv4Addr| !address.is_multicast() && !address.is_loopback();
+        if !is_machine(address) || !is_usual(Ipv4Addr::from_bits(address)) {
+            return Err(bad_address("the guest's address", address));
+        }
         // The kernel takes a gateway only if it is in reach, and says less about it.
-        if gateway & mask != address & mask {
-            return Err(bad("the gateway's address", gateway));
+        if gateway & mask != address & mask || !is_machine(gateway) || gateway == address {
+            return Err(bad_address("the gateway's address", gateway));
+        }
+        // Programs take this one for the machine itself.
+        if resolver == 0 {
+            return Err(bad_address("the resolver's address", resolver));
         }
         Ok(Self {
             address: Ipv4Addr::from_bits(address),
@@ -105,12 +132,11 @@ impl Settings {
     }
 }
 
-fn configure(name: &str, settings: &Settings) -> Result<(), NetworkError> {
+fn configure(name: &str, card: &Interface, settings: &Settings) -> Result<(), NetworkError> {
     let step = |what| move |source| NetworkError::Card { what, source };
     // Programs would try it first, and nobody answers.
     let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
     fs::write(ipv6, "1").map_err(|source| step("turn IPv6 off")(errno(&source)))?;
-    let card = Interface::open(name).map_err(step("find the network card"))?;
     card.set_mtu(settings.mtu).map_err(step("set the packet's size"))?;
     card.set_address(settings.address, settings.mask).map_err(step("set the address"))?;
     card.up().map_err(step("bring the network card up"))?;
@@ -193,7 +219,22 @@ mod tests {
         };
         assert!(says(|network| network.prefix_bits = 0).contains("the number of bits"));
         assert!(says(|network| network.prefix_bits = 31).contains("the number of bits"));
-        assert!(says(|network| network.gateway = 0).contains("the gateway's address"));
+        for (address, what) in [(0, "none"), (0xc0a8_7f00, "the network's own"), (0xc0a8_7fff, "all in it")] {
+            let mut network = network();
+            network.address = address;
+            let error = Settings::of(&network).expect_err(what).to_string();
+            assert!(error.contains("the guest's address"), "{what}: {error}");
+        }
+        assert!(
+            says(|network| (network.address, network.gateway) = (0x7f00_0002, 0x7f00_0001)).contains("the guest's")
+        );
+        assert!(
+            says(|network| (network.address, network.gateway) = (0xe000_0102, 0xe000_0101)).contains("the guest's")
+        );
+        assert!(says(|network| network.gateway = 0).contains("the gateway's address is 0.0.0.0"));
+        assert!(says(|network| network.gateway = 0xc0a8_7fff).contains("the gateway's address"));
+        assert!(says(|network| network.gateway = network.address).contains("the gateway's address"));
+        assert!(says(|network| network.resolver = 0).contains("the resolver's address"));
         assert!(says(|network| network.mtu = 575).contains("the packet's size"));
         assert!(says(|network| network.mtu = 65536).contains("the packet's size"));
     }

@@ -41,6 +41,11 @@ impl Interface {
         self.request(libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags })
     }
 
+    /// Takes it down, and with it the routes and neighbours that are reached by it.
+    pub(crate) fn down(&self) -> io::Result<()> {
+        self.request(libc::SIOCSIFFLAGS, libc::__c_anonymous_ifr_ifru { ifru_flags: 0 })
+    }
+
     /// Sets the largest packet.
     pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         self.request(libc::SIOCSIFMTU, libc::__c_anonymous_ifr_ifru { ifru_mtu: mtu.into() })
@@ -52,7 +57,7 @@ impl Interface {
         self.request(libc::SIOCSIFNETMASK, libc::__c_anonymous_ifr_ifru { ifru_netmask: socket_address(mask) })
     }
 
-    /// Sends all that has no nearer way to `gateway`. It may do so already.
+    /// Sends all that has no nearer way to `gateway`. That it is sent there already is an error: another route may come before that one.
     pub(crate) fn set_gateway(&self, gateway: Ipv4Addr) -> io::Result<()> {
         // SAFETY: a route is numbers, addresses of families that are numbers, and a pointer that may be null; zeros are valid for all.
         let mut route: libc::rtentry = unsafe { mem::zeroed() };
@@ -62,11 +67,7 @@ impl Interface {
         route.rt_flags = libc::RTF_UP | libc::RTF_GATEWAY;
         // SAFETY: SIOCADDRT reads an rtentry, all of whose fields are set above, its device's name to none; the struct lives until the
         // call returns, and the descriptor is an open socket.
-        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) };
-        match told(result) {
-            Err(io::Errno::EXIST) => Ok(()),
-            other => other,
-        }
+        told(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) })
     }
 
     fn request(&self, request: libc::Ioctl, value: libc::__c_anonymous_ifr_ifru) -> io::Result<()> {
