@@ -12,52 +12,98 @@ use exec_sandbox_image::KeyBuilder;
 use super::cache::Cache;
 use super::fetch;
 use super::lock::Lock;
-use super::progress::Ui;
+use super::progress::{self, Ui};
 use super::tools;
 
 /// The version of what this file does.
-const RECIPE: &str = "registries 1";
+const RECIPE: &str = "registries 2";
 
-/// The fact that lists the hosts by language.
+/// The fact that lists the hosts of a language.
 const HOSTS: &str = "hosts";
 
 /// Hosts by language.
 pub(crate) type Registries = BTreeMap<String, Vec<String>>;
 
-/// The hosts, from the cache or asked for.
+/// What one language's client is asked.
+#[derive(Debug)]
+struct Question {
+    language: &'static str,
+    /// The package that the index is asked for.
+    package: String,
+    /// Prints how the client is configured: as long as that stays, so does the answer.
+    configuration: Command,
+    asking: Command,
+    /// The hosts, from the configuration and from what the client said.
+    hosts: fn(&str, &str) -> BTreeSet<String>,
+}
+
+/// The hosts, from the cache or asked for. A language whose client cannot tell is left out, and asked for again by the next build.
 pub(crate) fn ensure(lock: &Lock, cache: &Cache, ui: &mut Ui) -> Result<Registries> {
-    let wheel = lock.wheels.first().context("the lock names no wheel")?;
+    let wheel = &lock.wheels.first().context("the lock names no wheel")?.name;
     let bun = format!("{}@{}", lock.bun.name, lock.bun.version);
-    let pip_is_configured = tools::capture(pip().args(["config", "list"]))?;
-    let registry = tools::capture(fetch::npm().args(["config", "get", "registry"]))?;
+    let mut registries = Registries::new();
+    for question in [python(wheel), javascript(&bun)] {
+        let language = question.language;
+        let hosts = answer(question, cache, ui)?;
+        if !hosts.is_empty() {
+            registries.insert(language.to_owned(), hosts);
+        }
+    }
+    Ok(registries)
+}
+
+fn python(wheel: &str) -> Question {
+    let (mut configuration, mut asking) = (pip(), pip());
+    configuration.args(["config", "list"]);
+    asking.args(["index", "versions", "-vv", wheel]);
+    let hosts = |_: &str, said: &str| hosts_of_links(said);
+    Question { language: "python", package: wheel.to_owned(), configuration, asking, hosts }
+}
+
+fn javascript(package: &str) -> Question {
+    let (mut configuration, mut asking) = (fetch::npm(), fetch::npm());
+    configuration.args(["config", "get", "registry"]);
+    asking.args(["view", package, "dist.tarball"]);
+    let hosts = |registry: &str, tarball: &str| hosts(registry).chain(hosts(tarball)).collect();
+    Question { language: "javascript", package: package.to_owned(), configuration, asking, hosts }
+}
+
+/// The hosts of one language, none if they cannot be told. Only what the client said is kept, never that it failed.
+fn answer(mut question: Question, cache: &Cache, ui: &mut Ui) -> Result<Vec<String>> {
+    let language = question.language;
+    let configuration = match tools::capture(&mut question.configuration) {
+        Ok(configuration) => configuration,
+        Err(e) => return Ok(left_out(language, &e)),
+    };
     let mut key = KeyBuilder::new(RECIPE);
-    for part in [&pip_is_configured, &registry, &wheel.name, &bun] {
+    for part in [language, &configuration, &question.package] {
         key = key.with("part", part.as_bytes());
     }
-    let key = key.finish();
-    let artefact = match cache.artefact("registries", key)? {
+    let (key, step) = (key.finish(), format!("registries_{language}"));
+    let artefact = match cache.artefact(&step, key)? {
         Some(artefact) => artefact,
         None => {
-            ui.work("asking pip and npm from where they install");
-            let links = tools::capture(pip().args(["index", "versions", "-vv", &wheel.name]))?;
-            let tarball = tools::capture(fetch::npm().args(["view", &bun, "dist.tarball"]))?;
-            let found = BTreeMap::from([
-                ("python", hosts_of_links(&links)),
-                ("javascript", hosts(&registry).chain(hosts(&tarball)).collect()),
-            ]);
-            let found = serde_json::to_string(&found).context("cannot note the registries")?;
-            cache.keep("registries", key, &cache.scratch("registries")?, &[(HOSTS, &found)])?
+            ui.work(&format!("asking from where {language} installs"));
+            let said = match tools::capture(&mut question.asking) {
+                Ok(said) => said,
+                Err(e) => return Ok(left_out(language, &e)),
+            };
+            let found = serde_json::to_string(&(question.hosts)(&configuration, &said));
+            let found = found.context("cannot note the registries")?;
+            cache.keep(&step, key, &cache.scratch(&step)?, &[(HOSTS, &found)])?
         }
     };
-    let mut registries: Registries =
-        serde_json::from_str(artefact.fact(HOSTS)?).context("cannot read the registries")?;
-    registries.retain(|language, hosts| {
-        if hosts.is_empty() {
-            ui.note(&format!("no host of {language}'s registry speaks HTTPS: the image names none"));
-        }
-        !hosts.is_empty()
-    });
-    Ok(registries)
+    let hosts: Vec<String> = serde_json::from_str(artefact.fact(HOSTS)?).context("cannot read the registries")?;
+    if hosts.is_empty() {
+        ui.note(&format!("no host of {language}'s registry speaks HTTPS: the image names none"));
+    }
+    Ok(hosts)
+}
+
+fn left_out(language: &str, error: &anyhow::Error) -> Vec<String> {
+    let what = format!("the image does not say from where {language} installs, and the next build asks again:");
+    progress::warn(&[what, format!("{error:#}")]);
+    Vec::new()
 }
 
 fn pip() -> Command {
@@ -94,6 +140,39 @@ mod tests {
                     Found link https://files.example/a/b-1.0.whl#sha256=0 (from https://index.example/simple/b/), version: 1.0\n  \
                     Found link https://Files.example:443/a/b-1.1.whl (from https://index.example/simple/b/), version: 1.1\n";
         assert_eq!(hosts_of_links(said).into_iter().collect::<Vec<_>>(), ["files.example", "index.example"]);
+    }
+
+    /// A question to shell commands instead of a client.
+    fn question(asking: &str) -> Question {
+        let sh = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        };
+        let configuration = sh("echo configured");
+        let hosts = |_: &str, said: &str| hosts(said).collect();
+        Question { language: "python", package: "package".into(), configuration, asking: sh(asking), hosts }
+    }
+
+    fn answer_to(question: Question, cache: &Cache) -> Vec<String> {
+        progress::Report::new().step("registries", |ui| answer(question, cache, ui)).unwrap()
+    }
+
+    #[test]
+    fn a_client_that_cannot_tell_is_asked_again_and_one_that_told_is_not() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        assert!(answer_to(question("exit 1"), &cache).is_empty());
+        assert_eq!(answer_to(question("echo https://packages.example.com/a"), &cache), ["packages.example.com"]);
+        assert_eq!(answer_to(question("exit 1"), &cache), ["packages.example.com"]);
+    }
+
+    #[test]
+    fn a_client_that_is_not_there_leaves_its_language_out() {
+        let root = tempfile::tempdir().unwrap();
+        let cache = Cache::open(root.path()).unwrap();
+        let missing = Question { configuration: Command::new("no-such-program-anywhere"), ..question("exit 1") };
+        assert!(answer_to(missing, &cache).is_empty());
     }
 
     #[test]
