@@ -1,5 +1,7 @@
 //! The process: the real program on socket pairs, a guest's stack in the test, and servers on loopback.
 
+mod bounds;
+
 use std::{
     fs,
     io::{ErrorKind, Read as _, Write as _},
@@ -464,16 +466,4 @@ fn it_works_in_its_jail() {
         heard.extend(gateway.guest.take(stream));
         heard == b"hello"
     });
-}
-
-#[test]
-fn flows_over_the_limit_are_refused_by_name() {
-    let server = echo_server();
-    let mut gateway = Gateway::start(|config| config.limits.tcp_flows = 4);
-    let streams: Vec<_> = (0..5).map(|_| gateway.guest.connect(server)).collect();
-    gateway.until("all know", |gateway| {
-        streams.iter().all(|stream| !matches!(gateway.guest.state(*stream), State::SynSent))
-    });
-    let open = streams.iter().filter(|stream| gateway.guest.state(**stream) == State::Established).count();
-    assert_eq!((open, gateway.ask().refusals.get(Refusal::FlowLimit)), (4, 1));
 }
