@@ -264,11 +264,13 @@ fn emit(asked: &Asked, code: ResponseCode, addresses: &[IpAddr], ttl: u32) -> Op
     answer.to_vec().ok()
 }
 
-/// The question that a resolver of the host is asked under the number `id`.
-fn question(id: u16, query: &Query) -> Option<Vec<u8>> {
+/// The question for addresses of `name` that a resolver of the host is asked under the number `id`.
+fn question(id: u16, name: &Name) -> Option<Vec<u8>> {
+    let mut domain = Domain::from_labels(name.as_str().split('.').map(str::as_bytes)).ok()?;
+    domain.set_fqdn(true);
     let mut message = Message::new(id, MessageType::Query, OpCode::Query);
     message.metadata.recursion_desired = true;
-    message.add_query(query.clone());
+    message.add_query(Query::query(domain, RecordType::A));
     message.to_vec().ok()
 }
 

@@ -56,12 +56,13 @@ impl Pending {
         self.open.len()
     }
 
-    /// Notes a question for `name`, and makes the one that is asked instead.
+    /// Notes a question for `name`, and makes the one that is asked instead, in the name's one form: the case of a guest's letters
+    /// could say something to whoever owns the name, and costs no new name.
     pub(super) fn add(&mut self, asked: Asked, name: Name) -> (u64, Option<Vec<u8>>) {
         let key = self.next;
         self.next += 1;
         let id = self.number(key);
-        let message = question(id, &asked.query);
+        let message = question(id, &name);
         if message.is_some() {
             self.open.insert(key, Open { asked, name, id });
         }

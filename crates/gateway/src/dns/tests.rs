@@ -140,6 +140,19 @@ fn a_name_is_asked_for_anew_and_answered_with_what_was_found() {
 }
 
 #[test]
+fn the_case_of_a_guests_letters_does_not_leave() {
+    let mut world = World::open();
+    for spelling in ["www.example.com.", "WWW.Example.COM.", "wWw.eXample.com."] {
+        let (key, question) = world.forwarded(spelling);
+        assert_eq!(question.queries[0].name.to_ascii(), "www.example.com.", "{spelling}");
+        let answer = reply(&question, vec![a("www.example.com.", 60, [203, 0, 114, 1])]);
+        let told = world.answered(key, &answer).expect("it is told");
+        assert_eq!(told.queries[0].name.to_ascii(), spelling, "the guest is told what it asked");
+        assert_eq!(addresses_in(&told), [[203, 0, 114, 1]]);
+    }
+}
+
+#[test]
 fn only_names_of_the_list_are_asked_for() {
     let mut world = World::allowing("example.com");
     world.forwarded("example.com.");
