@@ -99,11 +99,13 @@ impl Resolver {
             refusals.count(Refusal::QueryTooLarge);
             return Action::Ignore;
         }
+        let may_ask = self.budget.may_ask(now);
         let Some(asked) = read(message) else {
-            refusals.count(Refusal::QueryMalformed);
-            return malformed(message);
+            refusals.count(if may_ask { Refusal::QueryMalformed } else { Refusal::QueryRate });
+            return if may_ask { malformed(message) } else { Action::Ignore };
         };
-        match self.judge(rules, &asked, now) {
+        let judged = if may_ask { self.judge(rules, &asked, now) } else { Err(Refusal::QueryRate) };
+        match judged {
             Ok(Some(name)) => {
                 let (key, message) = self.pending.add(asked, name);
                 message.map_or(Action::Ignore, |message| Action::Forward { key, message })
@@ -159,9 +161,6 @@ impl Resolver {
 
     /// Whether a question may be asked: of whom, or that it has no records here.
     fn judge(&mut self, rules: &Rules, asked: &Asked, now: Instant) -> Result<Option<Name>, Refusal> {
-        if !self.budget.may_ask(now) {
-            return Err(Refusal::QueryRate);
-        }
         let name = Name::parse(&asked.query.name.to_ascii()).map_err(|error| error.refusal())?;
         rules.judge_name(&name)?;
         match asked.query.query_type {

@@ -288,6 +288,18 @@ fn questions_that_are_out_and_questions_in_a_time_are_limited() {
     world.forwarded("x.example.");
 }
 
+#[test]
+fn what_is_no_question_counts_against_the_rate_too() {
+    let mut world = World::open();
+    let empty = Message::new(5, MessageType::Query, OpCode::Query).to_vec().expect("it is a message");
+    let answered = (0..1000).filter(|_| world.say(&empty) != Action::Ignore).count();
+    assert_eq!(answered, 200);
+    assert_eq!((world.count(Refusal::QueryMalformed), world.count(Refusal::QueryRate)), (200, 800));
+    assert_eq!(told(world.ask("x.example.", RecordType::A)).metadata.response_code, ResponseCode::ServFail);
+    world.now += std::time::Duration::from_secs(1);
+    world.forwarded("x.example.");
+}
+
 proptest! {
     #[test]
     fn nothing_that_may_not_be_reached_is_told_or_pinned_whatever_a_resolver_says(
