@@ -3,6 +3,7 @@
 //! Values are checked for their form only; what is in range is for the library to say.
 
 mod bench;
+mod image;
 mod network;
 
 use std::{
@@ -18,6 +19,7 @@ use clap::{
 use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 
 pub(crate) use bench::{BenchArgs, BenchCommand, ColdArgs, IdleArgs, SessionBenchArgs};
+pub(crate) use image::{ImageArgs, ImageCommand, PullArgs};
 use network::NetworkArgs;
 
 use crate::{
@@ -57,12 +59,6 @@ const GC_NOTES: &str = "\
 The start of any sandbox does the same. VMs in use are left alone.
 
 Exit code: 0 done; 125 something resists.";
-
-const PULL_NOTES: &str = "\
-URL_OR_DIR is an https, http or file URL or a directory, laid out like a store of images. What is there and whole is not fetched \
-again; what was interrupted goes on. Every byte is checked before the image appears.
-
-Exit code: 0 the image is there; 2 wrong usage; 125 it could not be had, or is damaged there; 130 interrupted.";
 
 /// Runs untrusted code in microVMs.
 ///
@@ -236,42 +232,6 @@ pub(crate) struct DoctorArgs {
     pub(crate) json: bool,
     #[command(flatten)]
     pub(crate) host: HostArgs,
-}
-
-#[derive(Debug, Args)]
-#[command(arg_required_else_help = true)]
-pub(crate) struct ImageArgs {
-    #[command(subcommand)]
-    pub(crate) command: ImageCommand,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ImageCommand {
-    /// List the images on this host
-    Ls {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-    /// Fetch an image from where images are published, or mend one
-    #[command(after_help = PULL_NOTES)]
-    Pull(PullArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PullArgs {
-    /// The image [default: standard]
-    #[arg(value_name = "NAME")]
-    pub(crate) name: Option<String>,
-    /// Where images are published [default: $EXEC_SANDBOX_ASSETS_URL]
-    #[arg(long, value_name = "URL_OR_DIR")]
-    pub(crate) from: Option<String>,
-    /// Print JSON
-    #[arg(long)]
-    pub(crate) json: bool,
-    /// No progress
-    #[arg(short, long)]
-    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Args)]
