@@ -9,11 +9,14 @@ pub mod cpio;
 mod digest;
 mod error;
 mod manifest;
+mod sparse;
+mod stamp;
 mod store;
 mod verify;
 
 pub use digest::{Digest, KeyBuilder, NotADigest};
 pub use error::ImageError;
 pub use manifest::{Blob, BlobRole, Interpreter, Manifest, ManifestError, Package};
+pub use stamp::Stamp;
 pub use store::{Arrival, BlobSources, Image, ImageStore, PartialBlob, Pruned};
 pub use verify::VerifiedImage;

@@ -1,17 +1,15 @@
 //! Verification: from an image that is claimed to one that is proven.
 //!
-//! Every blob is hashed against the manifest. Hashing 200 MB takes longer than booting a VM, so a success is remembered in a stamp: the
-//! file's identity (device, inode, size, times) beside the digest it was proven to have. Any write to the file changes its ctime, which
-//! no program can set back. A stamp is as trustworthy as the directory it lies in, so that must belong to the user alone.
+//! Every blob is hashed against the manifest, unless a [`Stamp`] says that this very file has been.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use crate::digest::Digest;
 use crate::error::ImageError;
 use crate::manifest::{Blob, BlobRole, Manifest};
+use crate::stamp::Stamp;
 use crate::store::Image;
 
 /// An image whose three blobs had the manifest's content. Made by [`Image::verify`] and [`Image::verify_fully`] only.
@@ -76,9 +74,9 @@ pub(crate) fn verify_blob(role: BlobRole, blob: Blob, path: &Path, stamps: Optio
         let (expected_bytes, found_bytes) = (blob.size_bytes, before.len());
         return Err(ImageError::BlobSize { role, path: path.to_owned(), expected_bytes, found_bytes });
     }
-    let stamp = stamp_text(&before, blob.blake3);
+    let stamp = Stamp::of(&before, blob.blake3);
     let stamp_path = stamps.map(|dir| dir.join(blob.blake3.to_string()));
-    if stamp_path.as_deref().is_some_and(|path| fs::read_to_string(path).is_ok_and(|found| found == stamp)) {
+    if stamp_path.as_deref().is_some_and(|path| stamp.is_at(path)) {
         return Ok(());
     }
     let (found, _) = Digest::of_reader(&file).map_err(ImageError::io("read", path))?;
@@ -87,31 +85,18 @@ pub(crate) fn verify_blob(role: BlobRole, blob: Blob, path: &Path, stamps: Optio
     }
     // A file that was written to while it was read proves nothing about what it holds now.
     let after = file.metadata().map_err(ImageError::io("inspect", path))?;
-    if let Some(stamp_path) = stamp_path.filter(|_| stamp_text(&after, blob.blake3) == stamp) {
+    if let Some(stamp_path) = stamp_path.filter(|_| Stamp::of(&after, blob.blake3) == stamp) {
         // Without a stamp the next process hashes again: slower, and just as right.
-        let _ = write_stamp(&stamp_path, &stamp);
+        let _ = stamp.leave_at(&stamp_path);
     }
-    Ok(())
-}
-
-fn stamp_text(file: &Metadata, digest: Digest) -> String {
-    let (dev, ino, size) = (file.dev(), file.ino(), file.size());
-    let modified = format_args!("{}.{:09}", file.mtime(), file.mtime_nsec());
-    let changed = format_args!("{}.{:09}", file.ctime(), file.ctime_nsec());
-    format!("dev {dev} ino {ino} size {size} mtime {modified} ctime {changed} blake3 {digest}\n")
-}
-
-fn write_stamp(path: &Path, text: &str) -> io::Result<()> {
-    let dir = path.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(dir)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
-    temporary.write_all(text.as_bytes())?;
-    temporary.persist(path)?;
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -129,16 +114,15 @@ mod tests {
         let (dir, path, blob) = blob(b"content");
         let stamps = dir.path().join("stamps");
         verify_blob(BlobRole::Root, blob, &path, Some(&stamps)).unwrap();
-        let stamp = fs::read_to_string(stamps.join(blob.blake3.to_string())).unwrap();
-        assert_eq!(stamp, stamp_text(&path.metadata().unwrap(), blob.blake3));
+        assert!(Stamp::of(&path.metadata().unwrap(), blob.blake3).is_at(&stamps.join(blob.blake3.to_string())));
     }
 
     #[test]
     fn a_stamp_of_this_very_file_is_believed_without_reading() {
         let (dir, path, blob) = blob(b"content");
         let other = Blob { blake3: Digest::of(b"another"), ..blob };
-        let stamp = stamp_text(&path.metadata().unwrap(), other.blake3);
-        write_stamp(&dir.path().join(other.blake3.to_string()), &stamp).unwrap();
+        let stamp = Stamp::of(&path.metadata().unwrap(), other.blake3);
+        stamp.leave_at(&dir.path().join(other.blake3.to_string())).unwrap();
         verify_blob(BlobRole::Root, other, &path, Some(dir.path())).unwrap();
         let read = verify_blob(BlobRole::Root, other, &path, None);
         assert!(matches!(read, Err(ImageError::BlobContent { .. })), "{read:?}");
