@@ -16,7 +16,7 @@ mod record;
 use std::{
     fs::{self, DirBuilder},
     io,
-    os::unix::fs::{DirBuilderExt, MetadataExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -27,9 +27,9 @@ pub(crate) use identity::Known;
 #[cfg(test)]
 pub(crate) use identity::tests::waiting_shell;
 pub(crate) use reap::{Ended, Resistance, reap};
-pub(crate) use record::{ChildRecord, Details, GATEWAY, QEMU, Record};
+pub(crate) use record::{ChildRecord, Details, GATEWAY, Owner, QEMU, Record};
 
-use crate::ids;
+use crate::{ids, private_dir};
 use identity::ProcessName;
 use lock::Lock;
 
@@ -216,13 +216,7 @@ fn id_of(path: &Path) -> String {
 
 fn lock_root(root: &Path) -> Result<Lock, RunDirError> {
     let at = |doing| RunDirError::at(doing, root);
-    DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(at("creating"))?;
-    let metadata = fs::symlink_metadata(root).map_err(at("examining"))?;
-    if !metadata.is_dir() || metadata.uid() != rustix::process::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-        let refused =
-            io::Error::new(io::ErrorKind::PermissionDenied, "it must be a directory that only this user may write to");
-        return Err(at("using")(refused));
-    }
+    private_dir::create(root).map_err(at("creating"))?;
     let waiting = || debug!(root = %root.display(), "waiting for another process that starts or prepares a VM");
     Lock::wait(root, waiting).map_err(at("locking"))
 }

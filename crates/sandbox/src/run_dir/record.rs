@@ -39,7 +39,7 @@ pub(crate) struct Details {
     pub(crate) image: Option<String>,
 }
 
-/// The process that owns a VM.
+/// The process that owns a VM, or whatever else it has written its name into.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
     #[serde(flatten)]
@@ -70,8 +70,15 @@ pub(crate) struct ChildRecord {
 }
 
 impl Owner {
+    /// This process.
+    pub(crate) fn this_process() -> io::Result<Self> {
+        let pid = std::process::id();
+        let (program, seen_from) = (identity::program_name(pid), identity::here());
+        Ok(Self { process: ProcessName::of(pid)?, program, seen_from })
+    }
+
     /// Whether it can be told from here that it has ended.
-    pub(super) fn is_known_to_be_gone(&self) -> bool {
+    pub(crate) fn is_known_to_be_gone(&self) -> bool {
         self.seen_from.is_some()
             && self.seen_from == identity::here()
             && self.process.find(None).is_ok_and(|found| found.is_none_or(|known| known.is_dead()))
@@ -81,9 +88,7 @@ impl Owner {
 impl Record {
     /// The record of a VM that this process makes now.
     pub(super) fn new(vm_id: &str, details: &Details) -> io::Result<Self> {
-        let pid = std::process::id();
-        let (program, seen_from) = (identity::program_name(pid), identity::here());
-        let owner = Owner { process: ProcessName::of(pid)?, program, seen_from };
+        let owner = Owner::this_process()?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let created_unix_ms = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
         Ok(Self { vm_id: vm_id.into(), owner, created_unix_ms, details: details.clone() })
