@@ -13,7 +13,16 @@ use crate::{
     network::Registries,
     paths::{self, Environment},
     request, session,
+    snapshot::{Limits, Store},
 };
+
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Least that snapshots may take: with less, each would be made in vain.
+const LEAST_SNAPSHOT_MAX_BYTES: u64 = 256 * MIB;
+const MOST_SNAPSHOT_MAX_BYTES: u64 = 1024 * GIB;
 
 /// What a [`Scheduler`](crate::Scheduler) is started with.
 #[derive(Clone, Debug)]
@@ -40,6 +49,12 @@ pub struct SchedulerConfig {
     pub offline: bool,
     /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
+    pub snapshot_dir: Option<PathBuf>,
+    /// What all snapshots of memory together may take of the disk: 256 MiB, which is a few of them, to 1 TiB.
+    pub snapshot_max_bytes: u64,
+    /// After so long without use a snapshot of memory is removed: a minute to a year.
+    pub snapshot_max_age: Duration,
     /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
     pub run_dir: Option<PathBuf>,
     /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
@@ -84,6 +99,9 @@ impl Default for SchedulerConfig {
             auto_download_assets: true,
             offline: false,
             cache_dir: None,
+            snapshot_dir: None,
+            snapshot_max_bytes: 4 * GIB,
+            snapshot_max_age: 14 * DAY,
             run_dir: None,
             qemu: None,
             cgroup: None,
@@ -108,6 +126,7 @@ pub(crate) struct Settings {
     pub(crate) assets_url: Option<String>,
     pub(crate) offline: bool,
     pub(crate) cache_dir: PathBuf,
+    pub(crate) snapshot_dir: PathBuf,
     pub(crate) run_dir: PathBuf,
     pub(crate) accel: AccelRequest,
     pub(crate) qemu: Option<PathBuf>,
@@ -136,6 +155,8 @@ impl SchedulerConfig {
         check_range("memory_overcommit_ratio", self.memory_overcommit_ratio, 1.0, 10.0)?;
         check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
+        check_range("snapshot_max_age", self.snapshot_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
+        check_snapshot_bytes(self.snapshot_max_bytes)?;
         check_resolvers(self.resolvers.as_deref())?;
         exceptions(&self.network_exceptions)?;
         let registries = Registries::configured(&self.registries, environment.registries.as_deref())?;
@@ -144,6 +165,7 @@ impl SchedulerConfig {
             images_dir: self.images_dir.clone().unwrap_or_else(|| paths::images_dir(environment, &cache_dir)),
             assets_url: self.assets_url.clone().or_else(|| environment.assets_url.clone()),
             offline: self.offline || environment.offline,
+            snapshot_dir: self.snapshot_dir.clone().unwrap_or_else(|| paths::snapshot_dir(&cache_dir)),
             run_dir: self.run_dir.clone().unwrap_or_else(|| paths::run_dir(environment)),
             accel: match self.accel {
                 AccelRequest::Auto if environment.force_emulation => AccelRequest::Tcg,
@@ -168,6 +190,13 @@ impl Settings {
     pub(crate) fn stamp_dir(&self) -> PathBuf {
         self.cache_dir.join("verified")
     }
+
+    /// The store of snapshots of memory.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no VM is saved yet"))]
+    pub(crate) fn snapshots(&self) -> Store {
+        let limits = Limits { max_bytes: self.config.snapshot_max_bytes, max_age: self.config.snapshot_max_age };
+        Store::at(self.snapshot_dir.clone(), limits)
+    }
 }
 
 /// The ranges as a gateway takes them.
@@ -183,6 +212,14 @@ fn check_resolvers(resolvers: Option<&[SocketAddr]>) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidConfig, format!("resolvers must name 1 to {MAX_RESOLVERS} addresses")))
 }
 
+fn check_snapshot_bytes(most: u64) -> Result<(), Error> {
+    if (LEAST_SNAPSHOT_MAX_BYTES..=MOST_SNAPSHOT_MAX_BYTES).contains(&most) {
+        return Ok(());
+    }
+    let bounds = format!("between {LEAST_SNAPSHOT_MAX_BYTES} and {MOST_SNAPSHOT_MAX_BYTES}");
+    Err(Error::new(ErrorKind::InvalidArgument, format!("snapshot_max_bytes must be {bounds}, not {most}")))
+}
+
 fn check_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), Error> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -193,6 +230,8 @@ fn check_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), Erro
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::ErrorKind;
 
@@ -252,6 +291,36 @@ mod tests {
             let boot_timeout = Duration::from_secs_f64(seconds);
             let resolved = SchedulerConfig { boot_timeout, ..SchedulerConfig::default() }.resolve(&environment);
             assert_eq!(resolved.is_ok(), valid, "{seconds} s");
+        }
+    }
+
+    #[test]
+    fn snapshots_are_in_the_cache_unless_another_place_is_named() {
+        let environment = Environment { cache_dir: Some("/c".into()), ..Environment::default() };
+        for (snapshot_dir, expected) in [(None, "/c/memory-snapshots"), (Some(PathBuf::from("/s")), "/s")] {
+            let config = SchedulerConfig { snapshot_dir, ..SchedulerConfig::default() };
+            let settings = config.resolve(&environment).expect("it is valid");
+            assert_eq!(settings.snapshots().dir(), Path::new(expected));
+        }
+    }
+
+    #[test]
+    fn snapshots_have_room_for_some_and_time_to_be_used() {
+        let environment = Environment { home: Some("/h".into()), ..Environment::default() };
+        let year = 365 * 24 * 60 * 60;
+        for (bytes, seconds, wrong) in [
+            (256 << 20, 60, None),
+            (1 << 40, year, None),
+            ((256 << 20) - 1, 60, Some("snapshot_max_bytes")),
+            ((1 << 40) + 1, 60, Some("snapshot_max_bytes")),
+            (4 << 30, 59, Some("snapshot_max_age")),
+            (4 << 30, year + 1, Some("snapshot_max_age")),
+        ] {
+            let snapshot_max_age = Duration::from_secs(seconds);
+            let config = SchedulerConfig { snapshot_max_bytes: bytes, snapshot_max_age, ..SchedulerConfig::default() };
+            let refused = config.resolve(&environment).err().map(|error| error.to_string());
+            assert_eq!(refused.is_some(), wrong.is_some(), "{refused:?}");
+            assert!(refused.unwrap_or_default().starts_with(wrong.unwrap_or_default()));
         }
     }
 

@@ -74,6 +74,11 @@ pub(crate) fn images_dir(environment: &Environment, cache_dir: &Path) -> PathBuf
     environment.images_dir.clone().unwrap_or_else(|| cache_dir.join("images"))
 }
 
+/// Where snapshots of memory are. Python's configuration says the same place.
+pub(crate) fn snapshot_dir(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("memory-snapshots")
+}
+
 /// Where running VMs have their directories: short, because a socket's path has 108 bytes, and gone after a reboot.
 pub(crate) fn run_dir(environment: &Environment) -> PathBuf {
     if let Some(dir) = &environment.run_dir {

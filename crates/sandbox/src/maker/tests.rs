@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
 };
 
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Resource, Rlimit, WaitOptions, setrlimit, waitpid};
 
 use super::*;
 
@@ -35,6 +35,13 @@ pub(crate) fn fork_idler(life: &mut (PipeReader, Option<PipeWriter>)) -> Pid {
         life.1 = None;
         life.0.read(&mut [0]).is_ok_and(|read| read == 0)
     })
+}
+
+/// Lets no file of this process grow beyond `bytes`: as on a disk that is full, a write is an error. For a forked process.
+pub(crate) fn limit_files(bytes: u64) {
+    // SAFETY: to ignore a signal needs no handler.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+    setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: Some(bytes) }).expect("it becomes less");
 }
 
 #[test]

@@ -1,0 +1,198 @@
+//! A snapshot in the making: a directory that has no name yet, and the right to give it one.
+
+use std::{
+    ffi::OsStr,
+    fs::{self, File, Metadata, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use exec_sandbox_image::{Digest, Stamp};
+
+use super::{
+    MANIFEST, RAM, STATE, Store, USED, VERIFIED,
+    error::StoreError,
+    lock::KeyLock,
+    manifest::{Content, Manifest, memory_bytes},
+    parts::{Key, Parts},
+    template::Template,
+};
+use crate::private_dir;
+
+/// What QEMU writes, under whatever user it runs: it is given descriptors, and nobody else gets into the directory.
+const WHILE_IT_IS_MADE: u32 = 0o666;
+const FOR_EVER: u32 = 0o444;
+
+/// What the device state and the manifest take at most, beside the memory.
+const ROOM_BESIDE_MEMORY_BYTES: u64 = 4 << 20;
+
+/// A snapshot that is being made. Dropped, it is removed, and the next one may begin.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    store: Store,
+    parts: Parts,
+    key: Key,
+    dir: PathBuf,
+    ram: File,
+    state: File,
+    // Last, so that the directory is gone when it is given back.
+    lock: KeyLock,
+}
+
+impl Draft {
+    /// Begins in the store's directory of drafts, where what others have left of this key is removed first.
+    pub(super) fn begin(store: &Store, parts: &Parts, lock: KeyLock) -> Result<Self, StoreError> {
+        let (key, drafts) = (parts.key(), store.drafts_dir());
+        private_dir::create(&drafts).map_err(StoreError::io("use", &drafts))?;
+        clear(&drafts, key);
+        let length = memory_bytes(parts.memory_mib);
+        check_room(&drafts, length + ROOM_BESIDE_MEMORY_BYTES)?;
+        let made = tempfile::Builder::new()
+            .prefix(&prefix(key))
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&drafts)
+            .map_err(StoreError::io("make a directory in", &drafts))?;
+        let create = |name| {
+            let path = made.path().join(name);
+            let file = File::options().read(true).write(true).create_new(true).mode(WHILE_IT_IS_MADE).open(&path);
+            // Once more, past the process's mask.
+            let opened = file.and_then(|file| {
+                file.set_permissions(Permissions::from_mode(WHILE_IT_IS_MADE))?;
+                Ok(file)
+            });
+            opened.map_err(StoreError::io("create", &path))
+        };
+        let (ram, state) = (create(RAM)?, create(STATE)?);
+        ram.set_len(length).map_err(StoreError::io("size", &made.path().join(RAM)))?;
+        Ok(Self { store: store.clone(), parts: parts.clone(), key, dir: made.keep(), ram, state, lock })
+    }
+
+    /// The memory's file: zeros, as long as the VM's memory. To be mapped shared by the VM that is saved.
+    pub(crate) fn ram(&self) -> &File {
+        &self.ram
+    }
+
+    /// Where the device state is written to.
+    pub(crate) fn state(&self) -> &File {
+        &self.state
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The snapshot as it will be, for use in this process at once. From here on its files are read-only; the VM that was saved must
+    /// have ended.
+    pub(crate) fn template(&self) -> io::Result<Arc<Template>> {
+        self.seal()?;
+        let open = |name| File::open(self.dir.join(name));
+        Ok(Arc::new(Template::new(self.key, self.parts.memory_mib, open(RAM)?, open(STATE)?)))
+    }
+
+    /// Makes it a snapshot that others find: all of it or nothing. The VM that was saved must have ended. If another has been
+    /// published meanwhile, that one stays. Reads both files, and blocks for so long.
+    ///
+    /// Nothing is synchronised with the disk: after a crash of the machine snapshots are read again before they are believed.
+    pub(crate) fn publish(self) -> Result<Arc<Template>, StoreError> {
+        let template = self.template().map_err(StoreError::io("finish", &self.dir))?;
+        let stamp = self.write_manifest(&template)?;
+        self.write(USED, 0o600, b"")?;
+        // Without it the next process reads both files, and finds the same.
+        let _ = self.store.stamped(stamp).map(|stamp| stamp.leave_at(&self.dir.join(VERIFIED)));
+        let target = self.store.template_dir(self.key);
+        match fs::rename(&self.dir, &target) {
+            Ok(()) => Ok(template),
+            Err(error) if is_taken(&error) => match self.store.find(&self.parts)? {
+                Some(other) => Ok(other),
+                // What lay there was damaged, and has been set aside.
+                None => fs::rename(&self.dir, &target).map(|()| template).map_err(StoreError::io("create", &target)),
+            },
+            Err(error) => Err(StoreError::io("create", &target)(error)),
+        }
+    }
+
+    /// Reads both files and writes down what is in them. What comes back is a proof of it.
+    fn write_manifest(&self, template: &Template) -> Result<Stamp, StoreError> {
+        let state = template.state().map_err(StoreError::io("open", &self.dir.join(STATE)))?;
+        let (state, state_file) = self.content(STATE, &state)?;
+        let (ram, ram_file) = self.content(RAM, template.ram())?;
+        let (found_bytes, expected_bytes) = (ram.size_bytes, memory_bytes(self.parts.memory_mib));
+        if found_bytes != expected_bytes {
+            return Err(StoreError::WrongLength { path: self.dir.join(RAM), found_bytes, expected_bytes });
+        }
+        if state.size_bytes == 0 {
+            return Err(StoreError::NoState { path: self.dir.join(STATE) });
+        }
+        let json = Manifest::new(self.parts.clone(), ram, state).to_json();
+        let json = json.map_err(|error| StoreError::io("write", &self.dir.join(MANIFEST))(error.into()))?;
+        self.write(MANIFEST, FOR_EVER, &json)?;
+        Ok(Stamp::of(&ram_file, ram.digest).and(&state_file, state.digest))
+    }
+
+    fn content(&self, name: &str, file: &File) -> Result<(Content, Metadata), StoreError> {
+        let path = self.dir.join(name);
+        let examine = || file.metadata().map_err(StoreError::io("examine", &path));
+        let before = examine()?;
+        let (digest, size_bytes) = Digest::of_sparse_file(file).map_err(StoreError::io("read", &path))?;
+        if Stamp::of(&examine()?, digest) != Stamp::of(&before, digest) {
+            return Err(StoreError::Unsteady { path });
+        }
+        Ok((Content { digest, size_bytes }, before))
+    }
+
+    fn seal(&self) -> io::Result<()> {
+        for file in [&self.ram, &self.state] {
+            file.set_permissions(Permissions::from_mode(FOR_EVER))?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), StoreError> {
+        let path = self.dir.join(name);
+        let file = File::options().write(true).create_new(true).mode(mode).open(&path);
+        file.and_then(|mut file| file.write_all(content)).map_err(StoreError::io("write", &path))
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if self.lock.is_own() {
+            // Gone already if it was published.
+            let _ = fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+/// Removes what is left in `drafts` of those who made the snapshot `key`, whose lock is to be held.
+pub(super) fn clear(drafts: &Path, key: Key) -> u64 {
+    let prefix = prefix(key);
+    let is_of_key = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&prefix);
+    let Ok(entries) = fs::read_dir(drafts) else { return 0 };
+    entries.flatten().filter(is_of_key).filter(|entry| fs::remove_dir_all(entry.path()).is_ok()).count() as u64
+}
+
+/// The key of the draft with this name.
+pub(super) fn key_of(name: &OsStr) -> Option<Key> {
+    name.to_str()?.split('.').next()?.parse().ok()
+}
+
+fn prefix(key: Key) -> String {
+    format!("{key}.")
+}
+
+/// Memory that has no room is a signal that ends QEMU, so it is asked for ahead.
+fn check_room(dir: &Path, needed_bytes: u64) -> Result<(), StoreError> {
+    let found = rustix::fs::statvfs(dir).map_err(|error| StoreError::io("examine", dir)(error.into()))?;
+    let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+    if free_bytes < needed_bytes {
+        return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, needed_bytes });
+    }
+    Ok(())
+}
+
+fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+}

@@ -1,0 +1,98 @@
+//! The manifest of a snapshot: what it was made of, and what its files are.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use exec_sandbox_image::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::parts::{FORMAT, Key, Parts};
+
+/// Most that is read of a manifest: it has a few kilobytes, and twenty packages more.
+pub(super) const MAX_MANIFEST_BYTES: u64 = 256 * 1024;
+
+/// What a snapshot says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Manifest {
+    /// [`FORMAT`].
+    format: u32,
+    key: Key,
+    parts: Parts,
+    pub(super) ram: Content,
+    pub(super) state: Content,
+    /// For people, as is what follows.
+    created_unix_s: u64,
+    made_by: String,
+}
+
+/// What is in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Content {
+    /// [`Digest::of_sparse_file`].
+    pub(super) digest: Digest,
+    pub(super) size_bytes: u64,
+}
+
+/// Why a manifest was refused.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ManifestError {
+    #[error("it is not one")]
+    Malformed(#[source] serde_json::Error),
+    #[error("its format is {0} and this build reads format {FORMAT}")]
+    UnknownFormat(u32),
+    #[error("its key is not that of its parts")]
+    WrongKey,
+    #[error("its memory has {found_bytes} bytes and its VM {expected_bytes}")]
+    WrongMemory { found_bytes: u64, expected_bytes: u64 },
+    #[error("it has more than {MAX_MANIFEST_BYTES} bytes")]
+    TooLong,
+}
+
+impl Manifest {
+    /// The manifest of a snapshot that is made now.
+    pub(super) fn new(parts: Parts, ram: Content, state: Content) -> Self {
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let made_by = format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        let created_unix_s = created.as_secs();
+        Self { format: FORMAT, key: parts.key(), parts, ram, state, created_unix_s, made_by }
+    }
+
+    /// Reads and checks one.
+    pub(super) fn from_json(json: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(json).map_err(ManifestError::Malformed)?;
+        for format in [manifest.format, manifest.parts.format] {
+            if format != FORMAT {
+                return Err(ManifestError::UnknownFormat(format));
+            }
+        }
+        if manifest.key != manifest.parts.key() {
+            return Err(ManifestError::WrongKey);
+        }
+        let (found_bytes, expected_bytes) = (manifest.ram.size_bytes, memory_bytes(manifest.parts.memory_mib));
+        if found_bytes != expected_bytes {
+            return Err(ManifestError::WrongMemory { found_bytes, expected_bytes });
+        }
+        Ok(manifest)
+    }
+
+    /// The text that [`Manifest::from_json`] reads: indented, ending in a line break.
+    pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        Ok(json)
+    }
+
+    pub(super) fn key(&self) -> Key {
+        self.key
+    }
+
+    pub(super) fn memory_mib(&self) -> u32 {
+        self.parts.memory_mib
+    }
+}
+
+/// The length of the file that is a VM's memory.
+pub(super) fn memory_bytes(memory_mib: u32) -> u64 {
+    u64::from(memory_mib) << 20
+}

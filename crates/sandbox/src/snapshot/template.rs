@@ -1,0 +1,188 @@
+//! A snapshot that is whole, opened: what clones are made from.
+//!
+//! Opening goes through the snapshot's directory, not its path, so that one which is taken away meanwhile is found whole or is gone. No
+//! step follows a link, and what is opened is a file.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _},
+    os::{
+        fd::{AsRawFd as _, OwnedFd},
+        unix::fs::MetadataExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use exec_sandbox_image::{Digest, Stamp};
+use rustix::{
+    fs::{Mode, OFlags},
+    io::Errno,
+};
+
+use super::{
+    MANIFEST, RAM, STATE,
+    error::{Damage, StoreError, Trouble},
+    manifest::{Content, MAX_MANIFEST_BYTES, Manifest, ManifestError},
+    parts::Key,
+};
+
+/// What blocks are counted in, whatever the file system's are.
+pub(super) const BLOCK_BYTES: u64 = 512;
+
+/// A snapshot for use. Its files are open, so it stays whole when they are removed, and nobody writes to them.
+#[derive(Debug)]
+pub(crate) struct Template {
+    key: Key,
+    memory_mib: u32,
+    ram: File,
+    state: File,
+}
+
+/// A snapshot whose files are open and whose manifest fits them. Nothing has been read yet.
+pub(super) struct Claimed {
+    manifest: Manifest,
+    dir: Directory,
+    ram: File,
+    state: File,
+}
+
+/// The directory of a snapshot, wherever it is now.
+struct Directory {
+    dir: OwnedFd,
+    path: PathBuf,
+}
+
+impl Template {
+    pub(super) fn new(key: Key, memory_mib: u32, ram: File, state: File) -> Self {
+        Self { key, memory_mib, ram, state }
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    pub(crate) fn memory_mib(&self) -> u32 {
+        self.memory_mib
+    }
+
+    /// The guest's memory, read-only. To be mapped private.
+    pub(crate) fn ram(&self) -> &File {
+        &self.ram
+    }
+
+    /// The device state, read-only, from its start: each clone reads at a position of its own.
+    pub(crate) fn state(&self) -> io::Result<File> {
+        File::open(format!("/proc/self/fd/{}", self.state.as_raw_fd()))
+    }
+
+    /// What both files take of the disk.
+    pub(crate) fn allocated_bytes(&self) -> io::Result<u64> {
+        Ok((self.ram.metadata()?.blocks() + self.state.metadata()?.blocks()) * BLOCK_BYTES)
+    }
+}
+
+impl Claimed {
+    /// Opens what lies at `path` under the name `key`. `None`: nothing does.
+    pub(super) fn open(path: &Path, key: Key) -> Result<Option<Self>, Trouble> {
+        let Some(dir) = Directory::open(path)? else { return Ok(None) };
+        match Self::open_in(dir, key) {
+            // What somebody else has begun to remove is not damaged.
+            Err((Trouble::Damaged(_), dir)) if !dir.is_in_place() => Ok(None),
+            Err((trouble, _)) => Err(trouble),
+            Ok(claimed) => Ok(Some(claimed)),
+        }
+    }
+
+    fn open_in(dir: Directory, key: Key) -> Result<Self, (Trouble, Directory)> {
+        match dir.open_all(key) {
+            Ok((manifest, ram, state)) => Ok(Self { manifest, dir, ram, state }),
+            Err(trouble) => Err((trouble, dir)),
+        }
+    }
+
+    /// What would prove it, if its files were found to have the content that the manifest says.
+    pub(super) fn stamp(&self) -> Result<Stamp, StoreError> {
+        let examine = |file: &File, name| file.metadata().map_err(StoreError::io("examine", &self.dir.path.join(name)));
+        let stamp = Stamp::of(&examine(&self.ram, RAM)?, self.manifest.ram.digest);
+        Ok(stamp.and(&examine(&self.state, STATE)?, self.manifest.state.digest))
+    }
+
+    /// Reads both files.
+    pub(super) fn verify(&self) -> Result<(), Trouble> {
+        for (name, file, content) in [(STATE, &self.state, self.manifest.state), (RAM, &self.ram, self.manifest.ram)] {
+            let path = self.dir.path.join(name);
+            let (found, _) = Digest::of_sparse_file(file).map_err(StoreError::io("read", &path))?;
+            if found != content.digest {
+                return Err(Damage::Content { file: name }.into());
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn into_template(self) -> Template {
+        Template::new(self.manifest.key(), self.manifest.memory_mib(), self.ram, self.state)
+    }
+}
+
+impl Directory {
+    fn open(path: &Path) -> Result<Option<Self>, Trouble> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(dir) => Ok(Some(Self { dir, path: path.to_owned() })),
+            Err(Errno::NOENT) => Ok(None),
+            Err(Errno::NOTDIR | Errno::LOOP) => Err(Damage::NotADirectory.into()),
+            Err(error) => Err(StoreError::io("open", path)(error.into()).into()),
+        }
+    }
+
+    /// Whether the path still leads here.
+    fn is_in_place(&self) -> bool {
+        let Ok(opened) = rustix::fs::fstat(&self.dir) else { return false };
+        fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (opened.st_dev, opened.st_ino))
+    }
+
+    fn open_all(&self, key: Key) -> Result<(Manifest, File, File), Trouble> {
+        let manifest = self.manifest()?;
+        if manifest.key() != key {
+            return Err(Damage::WrongKey.into());
+        }
+        let (ram, state) = (self.file_of(RAM, manifest.ram)?, self.file_of(STATE, manifest.state)?);
+        Ok((manifest, ram, state))
+    }
+
+    fn manifest(&self) -> Result<Manifest, Trouble> {
+        let file = self.file(MANIFEST)?;
+        let mut json = Vec::new();
+        let read = file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut json);
+        let read = read.map_err(StoreError::io("read", &self.path.join(MANIFEST)))?;
+        if read as u64 > MAX_MANIFEST_BYTES {
+            return Err(Damage::from(ManifestError::TooLong).into());
+        }
+        Ok(Manifest::from_json(&json).map_err(Damage::from)?)
+    }
+
+    fn file_of(&self, name: &'static str, content: Content) -> Result<File, Trouble> {
+        let file = self.file(name)?;
+        let metadata = file.metadata().map_err(StoreError::io("examine", &self.path.join(name)))?;
+        let (found_bytes, expected_bytes) = (metadata.len(), content.size_bytes);
+        if found_bytes != expected_bytes {
+            return Err(Damage::Length { file: name, found_bytes, expected_bytes }.into());
+        }
+        Ok(file)
+    }
+
+    fn file(&self, name: &'static str) -> Result<File, Trouble> {
+        // Without waiting for what writes to a pipe of that name.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.dir, name, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(Errno::NOENT) => return Err(Damage::Missing { file: name }.into()),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(Damage::NotAFile { file: name }.into()),
+            Err(error) => return Err(StoreError::io("open", &self.path.join(name))(error.into()).into()),
+        };
+        if !file.metadata().map_err(StoreError::io("examine", &self.path.join(name)))?.is_file() {
+            return Err(Damage::NotAFile { file: name }.into());
+        }
+        Ok(file)
+    }
+}
