@@ -19,7 +19,6 @@ _logger = logging.getLogger("exec_sandbox")
 _WITHOUT_EFFECT = {
     "warm_pool_size": "there is no pool of VMs that are ready yet",
     "disk_snapshot_cache_dir": "there are no snapshots of disks yet",
-    "memory_snapshot_cache_dir": "there are no snapshots of memory yet",
     "s3_bucket": "snapshots are not shared yet",
 }
 
@@ -36,6 +35,7 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
     native["default_timeout"] = config.default_timeout_seconds
     native["session_idle_timeout"] = config.session_idle_timeout_seconds
     native["images_dir"] = config.images_dir
+    native["snapshot_dir"] = config.memory_snapshot_cache_dir
     native["assets_url"] = config.assets_url
     native["auto_download_assets"] = config.auto_download_assets
     native["host_memory_reserve_ratio"] = config.host_memory_reserve_ratio
@@ -59,6 +59,7 @@ def _defaults() -> _native.Config:
         "default_timeout": None,
         "session_idle_timeout": None,
         "images_dir": None,
+        "snapshot_dir": None,
         "assets_url": None,
         "auto_download_assets": None,
         "qemu": None,

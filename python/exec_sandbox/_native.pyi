@@ -15,6 +15,7 @@ class Config(TypedDict):
     default_timeout: float | None
     session_idle_timeout: float | None
     images_dir: PathLike[str] | None
+    snapshot_dir: PathLike[str] | None
     assets_url: str | None
     auto_download_assets: bool | None
     qemu: PathLike[str] | None

@@ -49,7 +49,9 @@ class SchedulerConfig(BaseModel):
         default=None, description="Where images are; None: $EXEC_SANDBOX_IMAGES_DIR, else `images` in the cache."
     )
     disk_snapshot_cache_dir: Path = Field(default_factory=disk_snapshots, description="Where disks are kept.")
-    memory_snapshot_cache_dir: Path = Field(default_factory=memory_snapshots, description="Where memory is kept.")
+    memory_snapshot_cache_dir: Path = Field(
+        default_factory=memory_snapshots, description="Where snapshots of memory are."
+    )
     s3_bucket: str | None = Field(default=None, description="The bucket that snapshots are shared in.")
     s3_region: str = Field(default="us-east-1", description="The bucket's region.")
     s3_prefix: str = Field(default="snapshots/", description="How the names of shared snapshots begin.")

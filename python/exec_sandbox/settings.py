@@ -22,7 +22,7 @@ class Settings(BaseSettings):
     )
     disk_snapshot_cache_dir: Path = Field(default_factory=config.disk_snapshots, description="Where disks are kept.")
     memory_snapshot_cache_dir: Path = Field(
-        default_factory=config.memory_snapshots, description="Where memory is kept."
+        default_factory=config.memory_snapshots, description="Where snapshots of memory are."
     )
     s3_bucket: str | None = Field(default=None, description="The bucket that snapshots are shared in.")
     s3_region: str = Field(default="us-east-1", description="The bucket's region.")
