@@ -37,7 +37,7 @@ fuzz_target!(init: fuzz::sow(seeds()), |script: &[u8]| {
             _ if choice == FILLS => vec![b'x'; (fuzz::number(argument) % 300) * 1024],
             0..=3 => argument.to_vec(),
             4 => {
-                world.issue(COMMANDS[fuzz::number(argument) % COMMANDS.len()]);
+                world.issue(COMMANDS[fuzz::number(argument) % COMMANDS.len()].clone());
                 continue;
             }
             _ => {

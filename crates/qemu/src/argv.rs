@@ -10,12 +10,13 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    path::PathBuf,
 };
 
 use crate::{
-    AGENT_PORT_NAME, ROOT_DISK_SERIAL,
+    AGENT_PORT_NAME, MEMORY_ID, ROOT_DISK_SERIAL,
     kernel::kernel_command_line,
-    machine::{Accelerator, Arch, Console, Machine, NetworkCard},
+    machine::{Accelerator, Arch, Boot, Console, Machine, NetworkCard, RootDisk, Start},
 };
 
 /// Size of the buffer for translated code under emulation, where QEMU's default is 1 GiB per VM. It is reserved, not touched; a
@@ -39,16 +40,42 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     }
     board(machine, &mut args);
     args.pair("-object", format!("main-loop,id=main-loop,thread-pool-max={DISK_THREADS}"));
-    args.pair("-kernel", &machine.kernel).pair("-initrd", &machine.initramfs);
-    args.pair("-append", kernel_command_line(machine));
+    match &machine.start {
+        Start::Boot(boot) => {
+            args.pair("-kernel", &boot.kernel).pair("-initrd", &boot.initramfs);
+            args.pair("-append", kernel_command_line(machine, &boot.kernel_args));
+        }
+        // The guest's memory is named before the machine is made, and its state afterwards.
+        Start::Blank => {
+            args.flag("-preconfig").pair("-incoming", "defer");
+        }
+    }
     devices(machine, &mut args);
     args.0
+}
+
+/// What two guests must have in common for the state of one to be loaded into the other's QEMU: the arguments that make board, processor,
+/// memory and devices, without names, and without the numbers of descriptors, which are the host's own business.
+#[must_use]
+pub fn shape(machine: &Machine) -> Vec<String> {
+    let nothing = RootDisk { path: PathBuf::new() };
+    let network = machine.network.map(|card| NetworkCard { fd: 0, ..card });
+    let plain = Machine { name: String::new(), start: Start::Blank, root_disk: nothing, agent_fd: 0, qmp_fd: 0, network, ..machine.clone() };
+    let mut args = Args::default();
+    board(&plain, &mut args);
+    devices(&plain, &mut args);
+    args.0.into_iter().map(|arg| arg.to_string_lossy().into_owned()).collect()
 }
 
 /// The board, its processor and its memory.
 fn board(machine: &Machine, args: &mut Args) {
     // A core dump of QEMU leaves the guest's memory out, and no page of the guest is merged with another's, which timing could tell.
-    let memory = "dump-guest-core=off,mem-merge=off";
+    let mut memory = "dump-guest-core=off,mem-merge=off".to_owned();
+    if let Start::Boot(Boot { memory_fd: Some(fd), .. }) = machine.start {
+        let size = format!("size={}M,share=on,mem-path=/proc/self/fd/{fd}", machine.memory_mib);
+        args.pair("-object", format!("memory-backend-file,id={MEMORY_ID},{size}"));
+        memory = format!("{memory},memory-backend={MEMORY_ID}");
+    }
     let board = machine.arch.machine_type();
     args.pair(
         "-M",
@@ -171,7 +198,15 @@ mod tests {
     use std::num::NonZeroU32;
 
     use super::*;
-    use crate::machine::RootDisk;
+
+    fn boot() -> Boot {
+        Boot {
+            kernel: "/image/kernel".into(),
+            initramfs: "/image/agent.cpio".into(),
+            kernel_args: vec!["agent.generation=1".into()],
+            memory_fd: None,
+        }
+    }
 
     fn machine(arch: Arch, accelerator: Accelerator) -> Machine {
         Machine {
@@ -180,9 +215,7 @@ mod tests {
             accelerator,
             memory_mib: 192,
             vcpus: 1,
-            kernel: "/image/kernel".into(),
-            initramfs: "/image/agent.cpio".into(),
-            kernel_args: vec!["agent.generation=1".into()],
+            start: Start::Boot(boot()),
             root_disk: RootDisk { path: "/image/root.erofs".into() },
             agent_fd: 3,
             qmp_fd: 4,
@@ -293,8 +326,45 @@ mod tests {
     }
 
     #[test]
+    fn a_template_on_x86_64() {
+        let start = Start::Boot(Boot { memory_fd: Some(8), ..boot() });
+        insta::assert_snapshot!(page(&Machine { start, ..machine(Arch::X86_64, tcg()) }));
+    }
+
+    #[test]
+    fn blank_on_x86_64() {
+        insta::assert_snapshot!(page(&Machine { start: Start::Blank, ..networked(machine(Arch::X86_64, kvm())) }));
+    }
+
+    #[test]
+    fn a_template_and_its_clones_have_one_shape_whatever_their_names() {
+        let start = Start::Boot(Boot { memory_fd: Some(8), ..boot() });
+        for template in [Machine { start, ..machine(Arch::X86_64, tcg()) }, machine(Arch::Aarch64, kvm())] {
+            let clone = Machine {
+                name: "vm-2".into(),
+                start: Start::Blank,
+                root_disk: RootDisk { path: "/proc/self/fd/7".into() },
+                agent_fd: 9,
+                qmp_fd: 10,
+                ..template.clone()
+            };
+            assert_eq!(shape(&template), shape(&clone));
+            let others = [
+                Machine { memory_mib: 256, ..clone.clone() },
+                Machine { vcpus: 2, ..clone.clone() },
+                Machine { console: Some(Console::Socket(5)), ..clone.clone() },
+                networked(clone.clone()),
+            ];
+            for other in others {
+                assert_ne!(shape(&template), shape(&other));
+            }
+        }
+        assert_ne!(shape(&machine(Arch::X86_64, tcg())), shape(&machine(Arch::X86_64, kvm())));
+    }
+
+    #[test]
     fn without_a_measured_counter_the_guest_is_told_no_frequency() {
-        let line = kernel_command_line(&machine(Arch::X86_64, Accelerator::Tcg { tsc_khz: None }));
+        let line = kernel_command_line(&machine(Arch::X86_64, Accelerator::Tcg { tsc_khz: None }), &[]);
         assert!(!line.contains("tsc"), "{line}");
         assert!(line.contains("no_timer_check"), "{line}");
     }

@@ -2,9 +2,9 @@
 
 use crate::machine::{Accelerator, Arch, Machine};
 
-/// The kernel's command line: what the machine needs, then [`Machine::kernel_args`].
+/// The kernel's command line: what the machine needs, then `last`.
 #[must_use]
-pub fn kernel_command_line(machine: &Machine) -> String {
+pub fn kernel_command_line(machine: &Machine, last: &[String]) -> String {
     let mut words: Vec<String> = Vec::new();
     let mut add = |word: &str| words.push(word.to_owned());
     match machine.console {
@@ -31,7 +31,7 @@ pub fn kernel_command_line(machine: &Machine) -> String {
             }
         }
     }
-    words.extend(machine.kernel_args.iter().cloned());
+    words.extend(last.iter().cloned());
     words.join(" ")
 }
 

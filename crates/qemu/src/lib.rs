@@ -11,14 +11,17 @@ mod machine;
 pub mod qmp;
 mod version;
 
-pub use argv::argv;
+pub use argv::{argv, shape};
 pub use help::{accelerators, has_machine};
 pub use kernel::kernel_command_line;
-pub use machine::{Accelerator, Arch, Console, Machine, NetworkCard, RootDisk, UnknownArch};
+pub use machine::{Accelerator, Arch, Boot, Console, Machine, NetworkCard, RootDisk, Start, UnknownArch};
 pub use version::{MINIMUM_VERSION, QemuVersion, Version, VersionError};
 
 /// The name of the virtio-serial port that the agent opens in the guest.
 pub const AGENT_PORT_NAME: &str = "org.exec-sandbox.agent";
+
+/// The name of the guest's memory among QEMU's objects, where a host names it. It is part of a saved state.
+const MEMORY_ID: &str = "memory";
 
 /// The virtio serial by which the guest finds its root disk, whatever the order of the disks.
 pub const ROOT_DISK_SERIAL: &str = "base";

@@ -1,7 +1,7 @@
 //! The one typed value from which a VM's arguments are built.
 //!
 //! Equal machines have equal arguments, in the same order: a saved state can only be loaded into the same list of devices, so
-//! this value is what a snapshot's key is made of.
+//! a snapshot's key is made of [`shape`](crate::shape), which is those of the arguments that guests differ by.
 
 use std::{fmt, num::NonZeroU32, os::fd::RawFd, path::PathBuf, str::FromStr};
 
@@ -20,12 +20,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// The guest's processors. Under software emulation more than one makes the guest slower: they take turns on one thread.
     pub vcpus: u8,
-    /// The kernel: an uncompressed ELF with a PVH note on x86-64, an `Image` on aarch64.
-    pub kernel: PathBuf,
-    /// The initial file system, which holds the agent.
-    pub initramfs: PathBuf,
-    /// Words for the kernel's command line after those of [`kernel_command_line`](crate::kernel_command_line).
-    pub kernel_args: Vec<String>,
+    /// How the guest comes to life.
+    pub start: Start,
     /// The root file system's disk.
     pub root_disk: RootDisk,
     /// A Unix socket that is bound and listens, inherited by QEMU under this number, which QEMU serves as the agent's port.
@@ -41,6 +37,30 @@ pub struct Machine {
     pub console: Option<Console>,
     /// Whether QEMU confines itself by seccomp. Linux only.
     pub sandbox: bool,
+}
+
+/// How a guest comes to life.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Start {
+    /// It boots a kernel.
+    Boot(Boot),
+    /// It is a copy of a guest that was saved. QEMU waits, before it has made the machine, until it is told of that guest's memory and
+    /// state: see [`qmp::restore`](crate::qmp::restore).
+    Blank,
+}
+
+/// What is booted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Boot {
+    /// The kernel: an uncompressed ELF with a PVH note on x86-64, an `Image` on aarch64.
+    pub kernel: PathBuf,
+    /// The initial file system, which holds the agent.
+    pub initramfs: PathBuf,
+    /// Words for the kernel's command line after those of [`kernel_command_line`](crate::kernel_command_line).
+    pub kernel_args: Vec<String>,
+    /// A file of [`Machine::memory_mib`] that is the guest's memory, inherited by QEMU under this number, so that the guest can be
+    /// saved; `None`: memory that ends with QEMU.
+    pub memory_fd: Option<RawFd>,
 }
 
 /// A guest's instruction set.

@@ -13,8 +13,10 @@ mod command;
 mod correlator;
 mod decoder;
 mod message;
+mod snapshot;
 
 pub use command::{Command, CommandId, RunState};
 pub use correlator::{CommandError, Correlator, Settled, TooManyCommands};
 pub use decoder::{DecodeError, Decoder, MAX_LINE_BYTES};
 pub use message::{Event, Greeting, Message, Timestamp};
+pub use snapshot::{Migration, restore, save};

@@ -49,6 +49,8 @@ pub struct SchedulerConfig {
     pub offline: bool,
     /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Whether VMs start as copies of a guest that was saved when its interpreter was warm. If not, each is booted.
+    pub snapshots: bool,
     /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
     pub snapshot_dir: Option<PathBuf>,
     /// What all snapshots of memory together may take of the disk: 256 MiB, which is a few of them, to 1 TiB.
@@ -99,6 +101,7 @@ impl Default for SchedulerConfig {
             auto_download_assets: true,
             offline: false,
             cache_dir: None,
+            snapshots: true,
             snapshot_dir: None,
             snapshot_max_bytes: 4 * GIB,
             snapshot_max_age: 14 * DAY,
@@ -192,7 +195,6 @@ impl Settings {
     }
 
     /// The store of snapshots of memory.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no VM is saved yet"))]
     pub(crate) fn snapshots(&self) -> Store {
         let limits = Limits { max_bytes: self.config.snapshot_max_bytes, max_age: self.config.snapshot_max_age };
         Store::at(self.snapshot_dir.clone(), limits)

@@ -14,9 +14,9 @@ use std::{
     time::Duration,
 };
 
-use exec_sandbox_image::{Image, ImageError, ImageStore, VerifiedImage};
+use exec_sandbox_image::{Image, ImageError, ImageStore, Manifest, VerifiedImage};
 use exec_sandbox_qemu as qemu;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     Error, ErrorKind, accel,
@@ -26,6 +26,7 @@ use crate::{
     network::{self, GatewayProgram, Registries},
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
+    snapshot::{Parts, Shelf},
 };
 
 /// What QEMU may take beside the guest's memory before its control group ends it, in MiB: the whole translation buffer of 256 under
@@ -45,6 +46,9 @@ pub(crate) struct Host {
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: ImageFiles,
+    /// The snapshots that its VMs may be copies of, and where QEMU finds their memories; `None`: VMs are always booted.
+    pub(crate) snapshots: Option<Arc<Shelf>>,
+    memories: Option<File>,
     confined: Mutex<Confined>,
     /// The gateway that was named, and the one that was found last.
     gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
@@ -107,11 +111,16 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
+        let (snapshots, memories) = match snapshots(settings, &program, &verdict.accelerator, image.manifest()) {
+            Some((shelf, memories)) => (Some(Arc::new(shelf)), Some(memories)),
+            None => (None, None),
+        };
         let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
-        let confinement = confinement(&program.path, &verdict.accelerator, Some(&image), settings.cgroup.as_deref());
+        let read = Some((&image, memories.as_ref()));
+        let confinement = confinement(&program.path, &verdict.accelerator, read, settings.cgroup.as_deref());
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
         for layer in confinement.layers() {
             debug!(layer = layer.name, missing = ?layer.missing, "examined");
@@ -122,6 +131,8 @@ impl Host {
             arch,
             accelerator: verdict.accelerator,
             image,
+            snapshots,
+            memories,
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,
@@ -141,10 +152,17 @@ impl Host {
         let program = identity(&self.qemu);
         if program.is_some() && program != confined.program {
             debug!(qemu = %self.qemu.display(), "the program has been replaced");
-            let found = confinement(&self.qemu, &self.accelerator, Some(&self.image), self.cgroup.as_deref());
+            let read = Some((&self.image, self.memories.as_ref()));
+            let found = confinement(&self.qemu, &self.accelerator, read, self.cgroup.as_deref());
             *confined = Confined { program, confinement: Arc::new(found) };
         }
         Arc::clone(&confined.confinement)
+    }
+
+    /// The directory in which a QEMU finds the memory that it copies.
+    pub(crate) fn memories(&self) -> io::Result<OwnedFd> {
+        let memories = self.memories.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        memories.as_fd().try_clone_to_owned()
     }
 
     /// The gateway that is there now. Blocks for a moment if it is not the one that was there last.
@@ -188,16 +206,33 @@ impl ImageFiles {
     }
 }
 
-/// What confines the QEMU `program` that reads `image`, with control groups in `cgroup` if one is named.
+/// What confines the QEMU `program` that reads an image, and memories in a directory, with control groups in `cgroup` if one is named.
 pub(crate) fn confinement(
     program: &Path,
     accelerator: &qemu::Accelerator,
-    image: Option<&ImageFiles>,
+    read: Option<(&ImageFiles, Option<&File>)>,
     cgroup: Option<&Path>,
 ) -> Confinement {
-    let files = image.map(|image| image.each().to_vec()).unwrap_or_default();
+    let files = read.map(|(image, _)| image.each().to_vec()).unwrap_or_default();
+    let directory = read.and_then(|(_, memories)| memories);
     let kvm = matches!(accelerator, qemu::Accelerator::Kvm { .. });
-    Confinement::find(&Subject { id: &new_vm_id(), program, files: &files, kvm }, cgroup)
+    Confinement::find(&Subject { id: &new_vm_id(), program, files: &files, directory, kvm }, cgroup)
+}
+
+/// The snapshots of a host, if it shall have any. That there can be none is no error: VMs boot.
+fn snapshots(
+    settings: &Settings,
+    program: &QemuProgram,
+    accelerator: &qemu::Accelerator,
+    image: &Manifest,
+) -> Option<(Shelf, File)> {
+    if !settings.config.snapshots {
+        return None;
+    }
+    let store = settings.snapshots();
+    let common = Parts::common(program, accelerator, image);
+    let made = common.and_then(|common| Ok((Shelf::new(store.clone(), common), store.memories()?)));
+    made.inspect_err(|error| warn!(dir = %settings.snapshot_dir.display(), %error, "there can be no snapshots")).ok()
 }
 
 /// Device and inode of a file, and when it was last changed, in seconds and nanoseconds.

@@ -51,7 +51,7 @@ pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
 pub use images::{ImageInfo, images};
 pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;
-pub use outcome::{Exit, NetworkUsage, Outcome, Output, Timing, Usage};
+pub use outcome::{Exit, NetworkUsage, Origin, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
 pub use request::{
     ExecRequest, ExposedPort, MAX_CODE_CHARS, MAX_TIMEOUT, MIN_MEMORY_MIB, NetworkPolicy, PortMapping, Protocol,

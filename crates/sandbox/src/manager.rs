@@ -50,6 +50,9 @@ impl VmManager {
             }
             examined => examined?,
         };
+        if let Some(snapshots) = &host.snapshots {
+            snapshots.tidy();
+        }
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
         Ok(Self { common: Common { config: Arc::new(config), host: Arc::new(host), alive, closing }, admission })
@@ -86,11 +89,15 @@ impl VmManager {
     /// # Errors
     /// [`ErrorKind::Teardown`] if one is not within 30 s.
     pub async fn close(&self) -> Result<(), Error> {
-        let Common { alive, closing, .. } = &self.common;
+        let Common { host, alive, closing, .. } = &self.common;
         self.admission.close();
         closing.cancel();
         alive.close();
-        tokio::time::timeout(CLOSE_PATIENCE, alive.wait()).await.map_err(|_elapsed| {
+        let ended = tokio::time::timeout(CLOSE_PATIENCE, alive.wait()).await;
+        if let Some(snapshots) = &host.snapshots {
+            snapshots.settle().await;
+        }
+        ended.map_err(|_elapsed| {
             let message = format!("closing the scheduler: {} VMs are not confirmed dead", alive.len());
             Error::new(ErrorKind::Teardown, message).remedied_by("sbx ps shows what is left")
         })

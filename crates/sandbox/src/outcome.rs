@@ -88,10 +88,23 @@ pub struct NetworkUsage {
     pub is_current: bool,
 }
 
+/// Where a VM's guest came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It was booted.
+    #[default]
+    Cold,
+    /// It is a copy of a guest that had been booted, warmed and saved.
+    Snapshot,
+}
+
 /// Where the time went. The phases do not overlap; what did not take place is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Timing {
+    /// Where the VM's guest came from.
+    pub origin: Origin,
     /// Waiting for memory and CPU.
     pub admission: Duration,
     /// From there to a VM that can be started: image found and verified, run directory and sockets made.
@@ -102,6 +115,8 @@ pub struct Timing {
     pub spawn: Duration,
     /// From there to the agent's first answer.
     pub guest_wait: Duration,
+    /// Warming the guest and saving it for those that come later. `None`: that was not done.
+    pub snapshot: Option<Duration>,
     /// From sending the program to its end.
     pub execute: Duration,
     /// From there to QEMU confirmed dead and its files gone.

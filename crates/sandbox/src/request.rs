@@ -72,6 +72,8 @@ pub(crate) struct ValidExec {
     pub(crate) program: wire::Program,
     /// Nothing is executed in its VM after it.
     pub(crate) is_last: bool,
+    /// It is nobody's, and leaves no trace.
+    pub(crate) is_rehearsal: bool,
 }
 
 impl RunRequest {
@@ -133,7 +135,20 @@ impl ExecRequest {
         env::check(&self.env)?;
         let variable = |(name, value): (String, String)| wire::EnvVar { name: name.into(), value: value.into() };
         let program = wire::Program { code: code.into(), env: self.env.into_iter().map(variable).collect() };
-        Ok(ValidExec { language, timeout, program, is_last: false })
+        Ok(ValidExec { language, timeout, program, is_last: false, is_rehearsal: false })
+    }
+}
+
+impl ValidExec {
+    /// A program that is nobody's, and does what most programs do: it makes an interpreter start, and warm.
+    pub(crate) fn rehearsal(language: Language, timeout: Duration) -> Self {
+        let code: &[u8] = match language {
+            Language::Python => b"import sys\nprint('ready', file=sys.stdout)\n",
+            Language::JavaScript => b"const word: string = 'ready';\nconsole.log(word);\n",
+            Language::Raw => b"echo ready\n",
+        };
+        let program = wire::Program { code: code.into(), env: Vec::new() };
+        Self { language, timeout, program, is_last: false, is_rehearsal: true }
     }
 }
 

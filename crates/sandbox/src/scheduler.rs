@@ -103,14 +103,16 @@ impl Scheduler {
 }
 
 fn timing(called: Instant, booted: BootTiming, executed: &Executed, dying: Instant) -> Timing {
-    let BootTiming { admission, prepare, gateway_start, spawn, guest_wait } = booted;
+    let BootTiming { origin, admission, prepare, gateway_start, spawn, guest_wait, snapshot } = booted;
     Timing {
+        origin,
         // For the VM, and for the program if the VM had given back its CPU.
         admission: admission + executed.admission,
         prepare,
         gateway_start,
         spawn,
         guest_wait,
+        snapshot,
         execute: executed.finished - executed.dispatched,
         teardown: dying.elapsed(),
         total: called.elapsed(),

@@ -3,16 +3,19 @@
 //! `<dir>/<key>/` is a snapshot: `ram`, the guest's memory as a sparse file; `state`, QEMU's device state; `manifest.json`, what both are
 //! and what the VM was made of (`parts`); `verified`, a stamp that spares reading them (`template`); and `used`, whose time is that of the
 //! last use. It appears by rename, is never changed, and goes by rename too, so it is found whole or not at all. Beside the snapshots are
-//! `drafts` that are being made (`draft`), the `locks` of those who make them (`lock`), a `quarantine` of what turned out to be damaged, and
+//! the `memories`, where QEMU finds what it may map (`memories`), `drafts` that are being made (`draft`), the `locks` of those who make them (`lock`), a `quarantine` of what turned out to be damaged, and
 //! `trash` that is being removed (`tidy`).
 //!
 //! Owns files. What a VM does to be saved or restored is not its business.
 
 mod draft;
 mod error;
+mod fill;
 mod lock;
 mod manifest;
+mod memories;
 mod parts;
+mod shelf;
 mod template;
 mod tidy;
 
@@ -35,7 +38,8 @@ use template::Claimed;
 
 pub(crate) use draft::Draft;
 pub(crate) use error::StoreError;
-pub(crate) use parts::{FORMAT, Key, Parts, QemuBuild};
+pub(crate) use parts::{Key, Parts};
+pub(crate) use shelf::{Donation, Offer, Shelf, Want};
 pub(crate) use template::Template;
 pub(crate) use tidy::Report;
 
@@ -150,6 +154,14 @@ impl Store {
         &self.dir
     }
 
+    /// The directory in which a QEMU finds a [memory](Template::memory_name) by its name, made if it is missing.
+    pub(crate) fn memories(&self) -> io::Result<File> {
+        private_dir::create(&self.dir)?;
+        let dir = self.memories_dir();
+        memories::create(&dir)?;
+        memories::open(&dir)
+    }
+
     fn is_there(&self) -> Result<bool, StoreError> {
         match private_dir::check(&self.dir) {
             Ok(()) => Ok(true),
@@ -214,6 +226,10 @@ impl Store {
 
     fn quarantine_dir(&self) -> PathBuf {
         self.dir.join("quarantine")
+    }
+
+    fn memories_dir(&self) -> PathBuf {
+        self.dir.join("memories")
     }
 
     fn trash_dir(&self) -> PathBuf {

@@ -10,6 +10,7 @@ mod gateway;
 mod grave;
 mod inbox;
 mod instance;
+mod ladder;
 mod link;
 mod monitor;
 mod phases;
@@ -41,6 +42,7 @@ use crate::{
     Error, ErrorKind, ExposedPort, Language, SchedulerConfig,
     admission::Permit,
     host::{self, Host},
+    outcome::Origin,
     process::{ChildUsage, Process},
     request::{ValidExec, ValidVm},
 };
@@ -98,6 +100,8 @@ pub enum Ending {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BootTiming {
+    /// Where its guest came from.
+    pub origin: Origin,
     /// Waiting for memory and CPU.
     pub admission: Duration,
     /// From there to a VM that can be started.
@@ -108,6 +112,8 @@ pub struct BootTiming {
     pub spawn: Duration,
     /// From there to the agent's first answer.
     pub guest_wait: Duration,
+    /// Warming the guest and saving it for those that come later. `None`: that was not done.
+    pub snapshot: Option<Duration>,
 }
 
 /// A VM that is up, as its owner hands it to whoever asked for it.

@@ -3,7 +3,9 @@
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+
+use crate::MEMORY_ID;
 
 /// The number that ties a reply to its command, unique on one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -11,7 +13,7 @@ use serde_json::Value;
 pub struct CommandId(pub(super) u64);
 
 /// A question or an order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// Ends the greeting; nothing else is answered before it.
     Capabilities,
@@ -26,6 +28,36 @@ pub enum Command {
     Continue,
     /// Ends QEMU at once, without asking the guest. The connection may end in a reset before the reply has been read.
     Quit,
+    /// Keeps the descriptor that is sent with it under a name, until something uses it.
+    KeepDescriptor {
+        /// The name.
+        name: &'static str,
+    },
+    /// Names a file as memory of a machine that is not made yet. The guest reads it; what it writes is its own and goes nowhere.
+    AddMemory {
+        /// The file, as QEMU can open it for reading.
+        path: String,
+        /// Its size, which is the machine's memory.
+        size_mib: u32,
+    },
+    /// Makes the machine use the memory that was added.
+    UseMemory,
+    /// Makes the machine of a QEMU that has waited to be told of its memory.
+    MakeMachine,
+    /// Leaves the guest's memory out of a state that is saved or loaded, if it is in a file.
+    LeaveMemoryOut,
+    /// Saves the state of the guest to the descriptor kept under a name. At the end the guest is halted and the descriptor closed.
+    Save {
+        /// The name.
+        to: &'static str,
+    },
+    /// Loads a state from the descriptor kept under a name. The guest then runs, or not, as it did when it was saved.
+    Load {
+        /// The name.
+        from: &'static str,
+    },
+    /// How far saving or loading has come: see [`Migration::from_reply`](super::Migration::from_reply).
+    QueryMigration,
 }
 
 /// Whether the guest runs.
@@ -48,7 +80,7 @@ pub enum RunState {
 impl Command {
     /// The command's name in QMP.
     #[must_use]
-    pub const fn name(self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self {
             Self::Capabilities => "qmp_capabilities",
             Self::QueryStatus => "query-status",
@@ -56,13 +88,47 @@ impl Command {
             Self::Stop => "stop",
             Self::Continue => "cont",
             Self::Quit => "quit",
+            Self::KeepDescriptor { .. } => "getfd",
+            Self::AddMemory { .. } => "object-add",
+            Self::UseMemory => "qom-set",
+            Self::MakeMachine => "x-exit-preconfig",
+            Self::LeaveMemoryOut => "migrate-set-capabilities",
+            Self::Save { .. } => "migrate",
+            Self::Load { .. } => "migrate-incoming",
+            Self::QueryMigration => "query-migrate",
         }
+    }
+
+    fn arguments(&self) -> Option<Value> {
+        Some(match self {
+            Self::Capabilities
+            | Self::QueryStatus
+            | Self::QueryVersion
+            | Self::Stop
+            | Self::Continue
+            | Self::Quit
+            | Self::MakeMachine
+            | Self::QueryMigration => return None,
+            Self::KeepDescriptor { name } => json!({ "fdname": name }),
+            // Opened for reading, and a private mapping that may be written to all the same.
+            Self::AddMemory { path, size_mib } => json!({
+                "qom-type": "memory-backend-file", "id": MEMORY_ID, "size": u64::from(*size_mib) << 20, "mem-path": path,
+                "share": false, "readonly": true, "rom": "off",
+            }),
+            Self::UseMemory => json!({ "path": "/machine", "property": "memory-backend", "value": MEMORY_ID }),
+            Self::LeaveMemoryOut => json!({ "capabilities": [{ "capability": "x-ignore-shared", "state": true }] }),
+            Self::Save { to: name } | Self::Load { from: name } => json!({ "uri": format!("fd:{name}") }),
+        })
     }
 
     /// The line that asks it under this id.
     #[must_use]
-    pub fn encode(self, id: CommandId) -> Vec<u8> {
-        format!("{}\n", serde_json::json!({ "execute": self.name(), "id": id })).into_bytes()
+    pub fn encode(&self, id: CommandId) -> Vec<u8> {
+        let mut line = json!({ "execute": self.name(), "id": id });
+        if let Some(arguments) = self.arguments() {
+            line["arguments"] = arguments;
+        }
+        format!("{line}\n").into_bytes()
     }
 }
 

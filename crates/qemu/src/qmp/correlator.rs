@@ -62,8 +62,9 @@ impl Correlator {
         }
         let id = CommandId(self.next);
         self.next = self.next.wrapping_add(1);
+        let line = command.encode(id);
         self.pending.insert(id, command);
-        Ok((id, command.encode(id)))
+        Ok((id, line))
     }
 
     /// Says that nobody waits for this command any more; its reply will be [`Settled::Stray`].

@@ -40,6 +40,8 @@ pub(crate) struct Subject<'a> {
     pub(crate) program: &'a Path,
     /// What it reads, by descriptors that it inherits and opens again.
     pub(crate) files: &'a [&'a File],
+    /// A directory of which it is told later which files it is to read.
+    pub(crate) directory: Option<&'a File>,
     /// Whether it uses [`KVM`].
     pub(crate) kvm: bool,
 }
@@ -204,7 +206,8 @@ fn rules(subject: &Subject<'_>) -> Result<Ruleset, LandlockError> {
     if subject.kvm {
         allowed.use_devices.push(KVM.into());
     }
-    allowed.to_kernel(subject.files)
+    let read: Vec<&File> = subject.files.iter().copied().chain(subject.directory).collect();
+    allowed.to_kernel(&read)
 }
 
 /// A user in no group but that of the hypervisor, if that is what opens it.

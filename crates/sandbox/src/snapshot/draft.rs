@@ -16,6 +16,7 @@ use super::{
     error::StoreError,
     lock::KeyLock,
     manifest::{Content, Manifest, memory_bytes},
+    memories,
     parts::{Key, Parts},
     template::Template,
 };
@@ -65,11 +66,15 @@ impl Draft {
             opened.map_err(StoreError::io("create", &path))
         };
         let (ram, state) = (create(RAM)?, create(STATE)?);
-        ram.set_len(length).map_err(StoreError::io("size", &made.path().join(RAM)))?;
+        let ram_path = made.path().join(RAM);
+        ram.set_len(length).map_err(StoreError::io("size", &ram_path))?;
+        let memories = store.memories_dir();
+        memories::create(&memories).map_err(StoreError::io("create", &memories))?;
+        memories::add(&memories, &ram_path, &ram).map_err(StoreError::io("name a memory in", &memories))?;
         Ok(Self { store: store.clone(), parts: parts.clone(), key, dir: made.keep(), ram, state, lock })
     }
 
-    /// The memory's file: zeros, as long as the VM's memory. To be mapped shared by the VM that is saved.
+    /// The memory's file: zeros, as long as the VM's memory.
     pub(crate) fn ram(&self) -> &File {
         &self.ram
     }
@@ -83,15 +88,14 @@ impl Draft {
         self.key
     }
 
-    /// The snapshot as it will be, for use in this process at once. From here on its files are read-only; the VM that was saved must
-    /// have ended.
+    /// The snapshot as it will be, for use in this process at once. From here on its files are read-only.
     pub(crate) fn template(&self) -> io::Result<Arc<Template>> {
         self.seal()?;
         let open = |name| File::open(self.dir.join(name));
         Ok(Arc::new(Template::new(self.key, self.parts.memory_mib, open(RAM)?, open(STATE)?)))
     }
 
-    /// Makes it a snapshot that others find: all of it or nothing. The VM that was saved must have ended. If another has been
+    /// Makes it a snapshot that others find: all of it or nothing. If another has been
     /// published meanwhile, that one stays. Reads both files, and blocks for so long.
     ///
     /// Nothing is synchronised with the disk: after a crash of the machine snapshots are read again before they are believed.
@@ -115,8 +119,7 @@ impl Draft {
 
     /// Reads both files and writes down what is in them. What comes back is a proof of it.
     fn write_manifest(&self, template: &Template) -> Result<Stamp, StoreError> {
-        let state = template.state().map_err(StoreError::io("open", &self.dir.join(STATE)))?;
-        let (state, state_file) = self.content(STATE, &state)?;
+        let (state, state_file) = self.content(STATE, template.state_file())?;
         let (ram, ram_file) = self.content(RAM, template.ram())?;
         let (found_bytes, expected_bytes) = (ram.size_bytes, memory_bytes(self.parts.memory_mib));
         if found_bytes != expected_bytes {
@@ -160,7 +163,9 @@ impl Drop for Draft {
     fn drop(&mut self) {
         if self.lock.is_own() {
             // Gone already if it was published.
-            let _ = fs::remove_dir_all(&self.dir);
+            if fs::remove_dir_all(&self.dir).is_ok() {
+                memories::sweep(&self.store.memories_dir());
+            }
         }
     }
 }

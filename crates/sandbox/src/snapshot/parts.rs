@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, io, os::unix::fs::MetadataExt as _, str::FromStr};
 
-use exec_sandbox_image::{Digest, KeyBuilder, NotADigest};
+use exec_sandbox_image::{Digest, KeyBuilder, Manifest, NotADigest};
 use exec_sandbox_qemu::Accelerator;
 use serde::{Deserialize, Serialize};
 
@@ -53,6 +53,28 @@ pub(crate) struct QemuBuild {
 pub(crate) struct Key(Digest);
 
 impl Parts {
+    /// What all VMs of a host have in common. Machine, memory, language and packages are each VM's own.
+    pub(crate) fn common(program: &QemuProgram, accelerator: &Accelerator, image: &Manifest) -> io::Result<Self> {
+        let host_cpu = match accelerator {
+            Accelerator::Tcg { .. } => None,
+            Accelerator::Kvm { .. } | Accelerator::Hvf => Some(host_cpu()?),
+        };
+        Ok(Self {
+            format: FORMAT,
+            generation: exec_sandbox_wire::GENERATION,
+            kernel: image.kernel.blake3,
+            initramfs: image.initramfs.blake3,
+            root: image.root.blake3,
+            qemu: QemuBuild::of(program)?,
+            accelerator: accelerator.clone(),
+            host_cpu,
+            machine: Vec::new(),
+            memory_mib: 0,
+            language: None,
+            packages: Vec::new(),
+        })
+    }
+
     /// The name of the snapshot that is made of these. Each part goes in with its length, each list with its count.
     pub(crate) fn key(&self) -> Key {
         // Taken apart, so that a part that is added is not forgotten here.
@@ -121,6 +143,14 @@ impl FromStr for Key {
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         text.parse().map(Self)
     }
+}
+
+/// What this machine's processor is: what the kernel says of the first, without what changes from moment to moment.
+fn host_cpu() -> io::Result<String> {
+    let all = fs::read_to_string("/proc/cpuinfo")?;
+    let first = all.split("\n\n").next().unwrap_or_default();
+    let is_steady = |line: &&str| !["cpu MHz", "bogomips", "BogoMIPS"].iter().any(|moment| line.starts_with(moment));
+    Ok(first.lines().filter(is_steady).collect::<Vec<_>>().join("\n"))
 }
 
 fn add_accelerator(key: KeyBuilder, accelerator: &Accelerator) -> KeyBuilder {

@@ -7,8 +7,8 @@ use std::{
     fs::{self, File},
     io::{self, Read as _},
     os::{
-        fd::{AsRawFd as _, OwnedFd},
-        unix::fs::MetadataExt as _,
+        fd::OwnedFd,
+        unix::fs::{FileExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -65,14 +65,26 @@ impl Template {
         self.memory_mib
     }
 
-    /// The guest's memory, read-only. To be mapped private.
-    pub(crate) fn ram(&self) -> &File {
+    /// The name of its memory in the directory of [memories](super::Store::memories).
+    pub(crate) fn memory_name(&self) -> io::Result<String> {
+        super::memories::name(&self.ram)
+    }
+
+    /// The guest's memory, read-only.
+    pub(super) fn ram(&self) -> &File {
         &self.ram
     }
 
-    /// The device state, read-only, from its start: each clone reads at a position of its own.
-    pub(crate) fn state(&self) -> io::Result<File> {
-        File::open(format!("/proc/self/fd/{}", self.state.as_raw_fd()))
+    /// The device state.
+    pub(crate) fn state(&self) -> io::Result<Vec<u8>> {
+        let length = usize::try_from(self.state.metadata()?.len()).unwrap_or_default();
+        let mut state = vec![0; length];
+        self.state.read_exact_at(&mut state, 0)?;
+        Ok(state)
+    }
+
+    pub(super) fn state_file(&self) -> &File {
+        &self.state
     }
 
     /// What both files take of the disk.

@@ -13,7 +13,7 @@ use std::{
 
 use tracing::debug;
 
-use super::{Key, Store, USED, draft, lock::KeyLock, template::BLOCK_BYTES, unix_ns};
+use super::{Key, Store, USED, draft, lock::KeyLock, memories, template::BLOCK_BYTES, unix_ns};
 use crate::private_dir;
 
 /// What is kept of what was set aside, to be looked at.
@@ -69,6 +69,7 @@ pub(super) fn tidy(store: &Store, now: SystemTime) -> Report {
             report.kept += 1;
         }
     }
+    memories::sweep(&store.memories_dir());
     report.kept_bytes = total;
     debug!(dir = %store.dir.display(), ?report, "memory snapshots were tidied");
     report

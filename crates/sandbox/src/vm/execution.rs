@@ -107,6 +107,7 @@ impl Execution {
             timeout_ms: u32::try_from(request.timeout.as_millis()).unwrap_or(u32::MAX),
             program_bytes: u32::try_from(program.len()).unwrap_or(u32::MAX),
             is_last: request.is_last,
+            rehearsal: request.is_rehearsal,
         };
         let chunk = CHUNK_BYTES as usize;
         let pieces = (0..program.len()).step_by(chunk).map(|from| program.slice(from..program.len().min(from + chunk)));

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::{
     gateway::{Gateway, GatewayObituary},
-    monitor::Monitor,
+    monitor::{Monitor, MonitorError, Orders},
     printable,
 };
 use crate::{
@@ -139,6 +139,11 @@ impl Instance {
         })));
     }
 
+    /// Where QEMU is told what to do.
+    pub(super) fn orders(&self) -> Result<Orders, MonitorError> {
+        self.monitor.as_ref().map(Monitor::orders).ok_or(MonitorError::Closed)
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.child.pid()
     }
@@ -200,7 +205,7 @@ impl Instance {
 
     /// What is known of a QEMU that has ended by itself.
     pub(super) async fn obituary(&mut self, ended: Ended) -> Obituary {
-        let (stderr, monitor) = tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take()));
+        let (stderr, monitor) = tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take().map(Monitor::into_reader)));
         Obituary { how: describe(ended), monitor: monitor.flatten(), stderr: stderr.unwrap_or_default() }
     }
 }

@@ -3,23 +3,18 @@
 //! Each phase consumes the one before and holds just what exists by then. One that fails gives back what there is to tear down.
 //! A wait ends early when QEMU ends, when the time is up, or when nobody wants the VM any more.
 
+mod donate;
+mod prepare;
+mod restore;
+
 use std::{
     io,
-    os::{
-        fd::OwnedFd,
-        unix::net::{UnixListener, UnixStream as StdUnixStream},
-    },
-    sync::Arc,
+    os::{fd::OwnedFd, unix::net::UnixStream as StdUnixStream},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use exec_sandbox_gateway::link;
-use exec_sandbox_qemu as qemu;
 use exec_sandbox_wire::{CONNECTION_OP, GENERATION, GuestMessage, Hello, HostMessage, NetworkState, ResumePoint};
-use rustix::{
-    io::Errno,
-    pipe::{PipeFlags, pipe_with},
-};
+use rustix::io::Errno;
 use tokio::{
     net::{UnixStream, unix::pipe},
     sync::{mpsc, oneshot},
@@ -30,24 +25,17 @@ use super::{
     channel::{Channel, ChannelError},
     gateway::{self, GatewayObituary, PlanError},
     instance::{Death, Instance, Obituary},
-    monitor::{self, Monitor},
+    monitor::{Monitor, MonitorError},
     printable,
 };
 use crate::{
     Error, ErrorKind, ExposedPort, Output,
-    host::Host,
     network::PortError,
     process::{Child, Command, Process, SpawnError},
-    request::ValidVm,
-    run_dir::{Details, QEMU, RunDir, RunDirError},
+    run_dir::{QEMU, RunDir, RunDirError},
 };
 
-/// The numbers under which QEMU finds its descriptors.
-const AGENT_FD: i32 = 3;
-const QMP_FD: i32 = 4;
-const CONSOLE_FD: i32 = 5;
-const IMAGE_FDS: [i32; 3] = [6, 7, 8];
-const NETWORK_FD: i32 = 9;
+pub(super) use prepare::{Life, shape};
 
 /// Longest reason of a guest that is shown for a network that is not up.
 const MAX_FAILURE_CHARS: usize = 400;
@@ -85,6 +73,8 @@ pub(super) enum BootError {
     Channel(#[from] ChannelError),
     #[error("the agent speaks generation {found} of the wire and this host speaks {GENERATION}")]
     Generation { found: u32 },
+    #[error("having QEMU restore the guest")]
+    Restore(#[from] MonitorError),
     #[error("the caller is gone")]
     Abandoned,
 }
@@ -142,6 +132,7 @@ pub(super) struct Ready {
     pub(super) live: Live,
     pub(super) born: Born,
     pub(super) ready_at: Instant,
+    patience: Duration,
 }
 
 /// A QEMU with an agent that has introduced itself.
@@ -154,13 +145,6 @@ pub(super) struct Live {
 }
 
 impl Prepared {
-    /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
-    /// directory's lock may have to be waited for.
-    pub(super) async fn new(host: Arc<Host>, vm_id: String, spec: ValidVm) -> Result<Self, BootError> {
-        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, spec)).await;
-        prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
-    }
-
     /// Starts the gateway if there is to be one, and QEMU.
     pub(super) async fn spawn(self) -> Result<Spawned, Failed> {
         let nothing_yet = |error| Failed { error, instance: None };
@@ -194,76 +178,6 @@ impl Prepared {
             Err(error) => Err(Failed { error, instance: Some(instance) }),
         }
     }
-
-    fn make(host: &Host, vm_id: String, spec: ValidVm) -> Result<Self, BootError> {
-        let details = Details {
-            memory_mib: spec.memory_mib,
-            language: Some(spec.language.name().into()),
-            tenant_id: spec.tenant_id,
-            task_id: spec.task_id,
-            image: Some(host.facts.image.clone()),
-        };
-        let run_dir = RunDir::create(&host.run_dir, &vm_id, &details)?;
-        let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
-        let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
-        let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;
-        let console = match spec.boot_log {
-            Some(output) => Some((StdUnixStream::pair().map_err(BootError::Sockets)?, output)),
-            None => None,
-        };
-        // Opened again by QEMU, so that each VM has positions of its own in them.
-        let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
-        let confinement = host.confinement();
-        let ceiling_bytes = host.memory_ceiling_bytes(spec.memory_mib, spec.network.is_some());
-        let group = confinement.group(&vm_id, ceiling_bytes).map_err(BootError::Prepare)?;
-        let mut gateway = match spec.network {
-            Some(network) => {
-                let program = host.gateway().map_err(BootError::FindGateway)?;
-                Some(gateway::Plan::make(&vm_id, network, &program, group.as_ref())?)
-            }
-            None => None,
-        };
-        let machine = qemu::Machine {
-            name: vm_id,
-            arch: host.arch,
-            accelerator: host.accelerator.clone(),
-            memory_mib: spec.memory_mib,
-            vcpus: 1,
-            kernel,
-            initramfs,
-            kernel_args: Vec::new(),
-            root_disk: qemu::RootDisk { path: root },
-            agent_fd: AGENT_FD,
-            qmp_fd: QMP_FD,
-            network: gateway.is_some().then_some(qemu::NetworkCard {
-                fd: NETWORK_FD,
-                mac: link::GUEST_MAC,
-                mtu: link::MAX_MTU,
-            }),
-            console: console.is_some().then_some(qemu::Console::Socket(CONSOLE_FD)),
-            sandbox: true,
-        };
-        let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
-        command.jail(confinement.jail());
-        if let Some(group) = group {
-            command.join(group).map_err(BootError::Prepare)?;
-        }
-        command.pass(qemu_stderr.try_clone().map_err(BootError::Sockets)?, 1);
-        command.pass(qemu_stderr, 2);
-        command.pass(listener.into(), AGENT_FD);
-        command.pass(qemu_monitor.into(), QMP_FD);
-        for (file, fd) in host.image.duplicate().map_err(BootError::Prepare)?.into_iter().zip(IMAGE_FDS) {
-            command.pass(file, fd);
-        }
-        let console = console.map(|((ours, qemus), output)| {
-            command.pass(qemus.into(), CONSOLE_FD);
-            (ours, output)
-        });
-        if let Some(link) = gateway.as_mut().and_then(|plan| plan.link.take()) {
-            command.pass(link, NETWORK_FD);
-        }
-        Ok(Self { command, run_dir, monitor, stderr, console, gateway, patience: host.boot_timeout })
-    }
 }
 
 impl Spawned {
@@ -290,6 +204,7 @@ impl Connected {
                 live: Live { instance: self.instance, channel: self.channel, boot_id },
                 born: self.born,
                 ready_at: Instant::now(),
+                patience: self.patience,
             }),
             Err(error) => Err(Failed { error, instance: Some(self.instance) }),
         }
@@ -380,13 +295,26 @@ impl Readers {
         };
         Ok(Self {
             stderr: pipe::Receiver::from_owned_fd(stderr)?,
-            monitor: monitor::watch(asynchronous(monitor)?),
+            monitor: Monitor::watch(asynchronous(monitor)?),
             console,
         })
     }
 }
 
 impl BootError {
+    /// Whether a guest has failed, or the QEMU that was to run it: what another guest may do better.
+    pub(super) fn is_the_guests(&self) -> bool {
+        matches!(
+            self,
+            Self::QemuEnded(_)
+                | Self::TimedOut { .. }
+                | Self::Channel(_)
+                | Self::Generation { .. }
+                | Self::GuestNetwork { .. }
+                | Self::Restore(_)
+        )
+    }
+
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
         if let Self::FindGateway(error) = self {

@@ -12,7 +12,7 @@ use tokio::{
     net::{UnixListener, UnixStream, unix::pipe},
 };
 
-use super::{channel::Channel, instance::Instance, monitor};
+use super::{channel::Channel, instance::Instance, monitor::Monitor};
 use crate::{
     process::{Child, Command},
     run_dir::{Details, RunDir},
@@ -27,7 +27,7 @@ pub(super) async fn instance(root: &tempfile::TempDir, script: &str) -> (Instanc
     let child = Child::spawn(command).await.expect("sh starts");
     let run_dir = RunDir::create(root.path(), "vm-1", &Details::default()).expect("it is new");
     let stderr = pipe::Receiver::from_owned_fd(read).expect("it is a pipe");
-    (Instance::new(child, run_dir, stderr, monitor::watch(ours)), qemus)
+    (Instance::new(child, run_dir, stderr, Monitor::watch(ours)), qemus)
 }
 
 /// A channel and QEMU's end of it, which blocks.

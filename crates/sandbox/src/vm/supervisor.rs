@@ -31,7 +31,8 @@ use super::{
     inbox::Outlet,
     instance::{Death, Instance, Obituary},
     link::{Greeted, Link, Stranger},
-    phases::{BootError, Failed, Live, Prepared, Ready, host_hello},
+    ladder::Climb,
+    phases::{BootError, Failed, Live, Ready, host_hello},
     traffic::Network,
     transfers::{self, FileEnd, Transfers},
     turn::{Turn, Waiting},
@@ -149,26 +150,17 @@ pub(super) async fn supervise(
     drop(permit);
 }
 
-/// The phases in order, and the caller told how they went. `Err` is what is left to tear down.
+/// Brings it up, and tells the caller how that went. `Err` is what is left to tear down.
 async fn boot(
     host: Arc<Host>,
     (vm_id, spec): (String, ValidVm),
     admission: Duration,
     mut booted: oneshot::Sender<Result<Booted, Error>>,
 ) -> Result<Live, Option<Instance>> {
-    let begun = Instant::now();
-    let prepared = Prepared::new(host, vm_id.clone(), spec).await;
-    let spawning = Instant::now();
-    let ready = async {
-        let prepared = prepared.map_err(|error| Failed { error, instance: None })?;
-        prepared.spawn().await?.connect().await?.greet(&mut booted).await
-    };
-    match ready.await {
-        Ok(Ready { live, born, ready_at }) => {
-            let gateway_start = born.gateway_start;
-            let spawn = (born.at - spawning).saturating_sub(gateway_start.unwrap_or_default());
-            let (prepare, guest_wait) = (spawning - begun, ready_at - born.at);
-            let timing = BootTiming { admission, prepare, gateway_start, spawn, guest_wait };
+    let came_up = Climb { host: &host, vm_id: &vm_id, spec: &spec, wanted: &mut booted }.up().await;
+    match came_up {
+        Ok((Ready { live, born, .. }, timing)) => {
+            let timing = BootTiming { admission, ..timing };
             debug!(vm_id, pid = born.process.pid(), ?timing, "booted");
             let network = live.instance.gateway().and_then(|gateway| Network::of(gateway, born.ports).ok());
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.

@@ -1,0 +1,225 @@
+//! The shelf: the snapshots that this process has in hand, and those that it is making.
+//!
+//! Whoever wants a VM is offered a snapshot, or the right to make one, or nothing. While one is being made in this process, whoever wants
+//! it waits: the copy costs a fraction of the boot that it spares. Nobody waits for another process.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info, warn};
+
+use super::{Draft, Key, Parts, Store, StoreError, Template};
+use crate::Language;
+
+/// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Snapshots for the VMs of one host.
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    store: Store,
+    /// What all VMs of the host have in common.
+    common: Parts,
+    places: Mutex<HashMap<Key, Place>>,
+    /// What is written to the disk beside everything else.
+    writing: TaskTracker,
+}
+
+/// What there is of one snapshot.
+#[derive(Debug)]
+enum Place {
+    There(Arc<Template>),
+    /// It is looked for or made. Closed when that has come to an end.
+    Coming(watch::Receiver<()>),
+}
+
+/// What somebody who wants a VM may do.
+#[derive(Debug)]
+pub(crate) enum Offer {
+    /// Copy this.
+    Template(Arc<Template>),
+    /// Boot, and save what has booted.
+    Donation(Box<Donation>),
+    /// Boot.
+    Nothing,
+}
+
+/// What a VM differs by from others of its host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Want {
+    pub(crate) machine: Vec<String>,
+    pub(crate) memory_mib: u32,
+    pub(crate) language: Language,
+}
+
+/// The right to make a snapshot. Dropped, it is somebody else's.
+#[derive(Debug)]
+pub(crate) struct Donation {
+    draft: Draft,
+    place: Coming,
+}
+
+/// A place that is empty for as long as this lives, and those who wait for what comes there.
+#[derive(Debug)]
+pub(crate) struct Coming {
+    shelf: Arc<Shelf>,
+    key: Key,
+    _waited_for: watch::Sender<()>,
+}
+
+impl Shelf {
+    /// The snapshots in `store` of VMs that have `common` in common; machine, memory and language are each VM's own.
+    pub(crate) fn new(store: Store, common: Parts) -> Self {
+        Self { store, common, places: Mutex::default(), writing: TaskTracker::new() }
+    }
+
+    /// What a VM like `want` may be made of.
+    pub(crate) async fn offer(self: &Arc<Self>, want: &Want) -> Offer {
+        let parts = self.parts(want);
+        let place = loop {
+            match self.reserve(parts.key()) {
+                Reserved::There(template) => return Offer::Template(template),
+                Reserved::Others(mut coming) => drop(coming.changed().await),
+                Reserved::Own(place) => break place,
+            }
+        };
+        let store = self.store.clone();
+        let found = tokio::task::spawn_blocking(move || find_or_begin(&store, &parts)).await;
+        match found {
+            Ok(Ok(Found::Template(template))) => {
+                place.fill(Arc::clone(&template));
+                Offer::Template(template)
+            }
+            Ok(Ok(Found::Draft(draft))) => Offer::Donation(Box::new(Donation { draft: *draft, place })),
+            Ok(Ok(Found::Nothing)) => Offer::Nothing,
+            Ok(Err(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "snapshots cannot be used");
+                Offer::Nothing
+            }
+            Err(panicked) => {
+                warn!(%panicked, "snapshots cannot be used");
+                Offer::Nothing
+            }
+        }
+    }
+
+    /// Takes a snapshot away, because a copy of it failed.
+    pub(crate) async fn condemn(&self, template: &Template, why: &(dyn std::error::Error + Sync)) {
+        let key = template.key();
+        let is_this = |place: &Place| matches!(place, Place::There(there) if std::ptr::eq(&**there, template));
+        {
+            let mut places = self.places();
+            if places.get(&key).is_some_and(is_this) {
+                places.remove(&key);
+            }
+        }
+        let (store, why) = (self.store.clone(), why.to_string());
+        let _ = tokio::task::spawn_blocking(move || store.quarantine(&key, &why)).await;
+    }
+
+    /// Removes what is over the limits, beside everything else.
+    pub(crate) fn tidy(&self) {
+        let store = self.store.clone();
+        self.writing.spawn_blocking(move || {
+            let report = store.tidy();
+            debug!(?report, "tidied the snapshots");
+        });
+    }
+
+    /// Waits until what is being written down is there, for a while.
+    pub(crate) async fn settle(&self) {
+        self.writing.close();
+        if tokio::time::timeout(SETTLE_PATIENCE, self.writing.wait()).await.is_err() {
+            warn!("a snapshot is not written down yet, and will be made anew");
+        }
+    }
+
+    /// What is there, or who is waited for; if there is nobody, the place is taken.
+    fn reserve(self: &Arc<Self>, key: Key) -> Reserved {
+        let mut places = self.places();
+        match places.get(&key) {
+            Some(Place::There(template)) => Reserved::There(Arc::clone(template)),
+            Some(Place::Coming(coming)) => Reserved::Others(coming.clone()),
+            None => {
+                let (waited_for, coming) = watch::channel(());
+                places.insert(key, Place::Coming(coming));
+                Reserved::Own(Coming { shelf: Arc::clone(self), key, _waited_for: waited_for })
+            }
+        }
+    }
+
+    fn parts(&self, want: &Want) -> Parts {
+        let Want { machine, memory_mib, language } = want.clone();
+        Parts { machine, memory_mib, language: Some(language), ..self.common.clone() }
+    }
+
+    fn places(&self) -> MutexGuard<'_, HashMap<Key, Place>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Donation {
+    /// What is to be filled, and where it will stand.
+    pub(crate) fn into_parts(self) -> (Draft, Coming) {
+        (self.draft, self.place)
+    }
+}
+
+impl Coming {
+    /// Offers what was made to everyone in this process, and writes it down for others beside everything else.
+    pub(crate) fn publish(self, draft: Draft) {
+        let shelf = Arc::clone(&self.shelf);
+        match draft.template() {
+            Ok(template) => self.fill(template),
+            Err(error) => return warn!(%error, "a snapshot cannot be used"),
+        }
+        shelf.writing.spawn_blocking(move || match draft.publish() {
+            Ok(template) => info!(key = %template.key(), "saved a snapshot"),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "a snapshot cannot be written down"),
+        });
+    }
+
+    fn fill(self, template: Arc<Template>) {
+        self.shelf.places().insert(self.key, Place::There(template));
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        let mut places = self.shelf.places();
+        if matches!(places.get(&self.key), Some(Place::Coming(_))) {
+            places.remove(&self.key);
+        }
+    }
+}
+
+/// A place as it is found.
+enum Reserved {
+    There(Arc<Template>),
+    /// Somebody fills it; an error is the end of that.
+    Others(watch::Receiver<()>),
+    Own(Coming),
+}
+
+/// What the store has.
+enum Found {
+    Template(Arc<Template>),
+    Draft(Box<Draft>),
+    Nothing,
+}
+
+fn find_or_begin(store: &Store, parts: &Parts) -> Result<Found, StoreError> {
+    if let Some(template) = store.find(parts)? {
+        return Ok(Found::Template(template));
+    }
+    if let Some(draft) = store.begin(parts)? {
+        return Ok(Found::Draft(Box::new(draft)));
+    }
+    // It may have appeared just now.
+    Ok(store.find(parts)?.map_or(Found::Nothing, Found::Template))
+}

@@ -1,0 +1,153 @@
+//! The ladder: where a VM's guest comes from. Each rung hides those below it.
+//!
+//! ```text
+//! snapshot ── there is one ─▶ a copy of it ── it does not answer ─┐ set aside
+//!    └─ there is none ─▶ boot, saving one on the way ◀────────────┘
+//!                    └─ somebody else saves it, or nothing may be saved ─▶ boot
+//! ```
+//! A copy that fails costs its caller time and nothing else: none of his code has run. What would fail on every rung, as a machine out
+//! of descriptors, is told at once.
+
+use std::{fs::File, io, sync::Arc};
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use tokio::{sync::oneshot, time::Instant};
+use tracing::warn;
+
+use super::{
+    BootTiming,
+    phases::{BootError, Failed, Life, Prepared, Ready, shape},
+};
+use crate::{
+    host::Host,
+    outcome::Origin,
+    request::ValidVm,
+    snapshot::{Donation, Offer, Template, Want},
+};
+
+/// What every rung is told.
+#[derive(Debug)]
+pub(super) struct Climb<'a, T> {
+    pub(super) host: &'a Arc<Host>,
+    pub(super) vm_id: &'a str,
+    pub(super) spec: &'a ValidVm,
+    /// Closes when the caller is gone.
+    pub(super) wanted: &'a mut oneshot::Sender<T>,
+}
+
+impl<T> Climb<'_, T> {
+    /// Brings a VM up, by the highest rung that holds.
+    pub(super) async fn up(&mut self) -> Result<(Ready, BootTiming), Failed> {
+        let begun = Instant::now();
+        match self.offer().await {
+            Offer::Template(template) => match self.restore(&template, begun).await {
+                Err(failed) if failed.error.is_the_guests() => {
+                    self.condemn(&template, failed).await?;
+                    // Once: what is made anew is believed, or this run does without.
+                    match self.offer().await {
+                        Offer::Donation(donation) => self.donate(*donation, begun).await,
+                        Offer::Template(_) | Offer::Nothing => self.boot(begun).await,
+                    }
+                }
+                restored => restored,
+            },
+            Offer::Donation(donation) => self.donate(*donation, begun).await,
+            Offer::Nothing => self.boot(begun).await,
+        }
+    }
+
+    async fn offer(&self) -> Offer {
+        match &self.host.snapshots {
+            // Its console is what the caller wants to see.
+            Some(shelf) if self.spec.boot_log.is_none() => shelf.offer(&self.want()).await,
+            _ => Offer::Nothing,
+        }
+    }
+
+    fn want(&self) -> Want {
+        let ValidVm { memory_mib, language, network, .. } = self.spec;
+        let machine = shape(self.host, *memory_mib, network.is_some());
+        Want { machine, memory_mib: *memory_mib, language: *language }
+    }
+
+    async fn boot(&mut self, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
+        let spawning = self.prepare(Life::Boot).await?;
+        let ready = spawning.prepared.spawn().await?.connect().await?.greet(self.wanted).await?;
+        let timing = timing(begun, spawning.at, &ready, Origin::Cold);
+        Ok((ready, timing))
+    }
+
+    async fn restore(&mut self, template: &Template, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
+        let spawning = self.prepare(Life::Blank).await?;
+        let blank = spawning.prepared.spawn().await?.connect().await?;
+        let ready = blank.restore(template, self.wanted).await?.greet(self.wanted).await?;
+        let timing = timing(begun, spawning.at, &ready, Origin::Snapshot);
+        Ok((ready, timing))
+    }
+
+    /// Boots, and saves the guest on the way. That it could not be saved is no failure of the VM.
+    async fn donate(&mut self, donation: Donation, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
+        let memory = memory_file(self.spec.memory_mib).map_err(BootError::Prepare).map_err(nothing_yet)?;
+        let donors = memory.try_clone().map_err(BootError::Prepare).map_err(nothing_yet)?;
+        let spawning = self.prepare(Life::Donor(donors)).await?;
+        let ready = spawning.prepared.spawn().await?.connect().await?.greet(self.wanted).await?;
+        let mut timing = timing(begun, spawning.at, &ready, Origin::Cold);
+        let saving = Instant::now();
+        let (draft, place) = donation.into_parts();
+        let (ready, saved) = ready.donate(draft, memory, self.spec.language, self.wanted).await?;
+        timing.snapshot = Some(saving.elapsed());
+        match saved {
+            Ok(draft) => place.publish(draft),
+            Err(error) => {
+                warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "no snapshot was made");
+            }
+        }
+        Ok((ready, timing))
+    }
+
+    /// A copy did not come to life: it is cleared up, and its template is not used again.
+    async fn condemn(&self, template: &Template, failed: Failed) -> Result<(), Failed> {
+        let Failed { error, instance } = failed;
+        warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "a snapshot could not be restored");
+        if let Some(shelf) = &self.host.snapshots {
+            shelf.condemn(template, &error).await;
+        }
+        let Some(mut instance) = instance else { return Ok(()) };
+        match instance.tear_down().await {
+            Ok(_used) => Ok(()),
+            // It is buried before anything else is made.
+            Err(_incomplete) => Err(Failed { error, instance: Some(instance) }),
+        }
+    }
+
+    async fn prepare(&self, life: Life) -> Result<Spawning, Failed> {
+        let (host, vm_id, spec) = (Arc::clone(self.host), self.vm_id.to_owned(), self.spec.clone());
+        let prepared = Prepared::new(host, vm_id, spec, life).await.map_err(nothing_yet)?;
+        Ok(Spawning { prepared, at: Instant::now() })
+    }
+}
+
+/// A VM that is about to be started.
+struct Spawning {
+    prepared: Prepared,
+    at: Instant,
+}
+
+fn nothing_yet(error: BootError) -> Failed {
+    Failed { error, instance: None }
+}
+
+fn timing(begun: Instant, spawning: Instant, ready: &Ready, origin: Origin) -> BootTiming {
+    let Ready { born, ready_at, .. } = ready;
+    let gateway_start = born.gateway_start;
+    let spawn = (born.at - spawning).saturating_sub(gateway_start.unwrap_or_default());
+    let (prepare, guest_wait) = (spawning - begun, *ready_at - born.at);
+    BootTiming { origin, prepare, gateway_start, spawn, guest_wait, ..BootTiming::default() }
+}
+
+/// A file in memory that is a guest's.
+fn memory_file(memory_mib: u32) -> io::Result<File> {
+    let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, u64::from(memory_mib) << 20)?;
+    Ok(file.into())
+}

@@ -1,0 +1,178 @@
+//! Donating: a guest that has booted is warmed, saved, and goes on as what it was meant to be.
+//!
+//! The guest is halted while its memory is copied, some tens of milliseconds. It is then told, as each of its copies is, to become a machine
+//! of its own: what it was up to here is in a file. Nobody's program has run in it before.
+
+use std::{fs::File, io};
+
+use exec_sandbox_qemu::qmp::{self, Migration};
+use tokio::{
+    io::AsyncReadExt as _,
+    net::unix::pipe,
+    sync::oneshot,
+    time::{Duration, Instant, sleep, sleep_until},
+};
+use exec_sandbox_wire::{CONNECTION_OP, GuestMessage, HostMessage};
+
+use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
+use crate::{
+    Language,
+    request::ValidExec,
+    snapshot::Draft,
+    vm::{
+        channel::{Channel, ChannelError},
+        execution::{Execution, Finished},
+        inbox::{StreamName, Taken},
+        monitor::MonitorError,
+    },
+};
+
+/// The operation of a rehearsal; those of a supervisor begin anew once it has been acknowledged.
+const REHEARSAL_OP: u32 = 1;
+
+/// The operation of the question that follows it.
+const PING_OP: u32 = 2;
+
+/// How long a rehearsal may take, which starts an interpreter.
+const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Largest state that is taken from a QEMU: a hundred times what one has.
+const MAX_STATE_BYTES: u64 = 8 << 20;
+
+/// Between two looks at whether a state is saved, which takes a few milliseconds.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// How long saving may take.
+const SAVE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a guest was not saved. It goes on all the same.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::vm) enum DonationError {
+    #[error("the rehearsal came to nothing: {0}")]
+    Rehearsal(String),
+    #[error("having QEMU save the guest")]
+    Monitor(#[from] MonitorError),
+    #[error("QEMU could not save the guest, saying: {0}")]
+    Failed(String),
+    #[error("the guest was not saved within {} s", SAVE_PATIENCE.as_secs())]
+    Overdue,
+    #[error("taking the guest's state and memory")]
+    Io(#[from] io::Error),
+    #[error("its state is larger than {MAX_STATE_BYTES} bytes")]
+    TooLarge,
+}
+
+impl Ready {
+    /// Warms the interpreter of `language` and saves the guest, whose memory is `memory`, to `draft`, which is given back whole unless
+    /// that failed.
+    pub(in crate::vm) async fn donate<T>(
+        mut self,
+        draft: Draft,
+        memory: File,
+        language: Language,
+        wanted: &mut oneshot::Sender<T>,
+    ) -> Result<(Self, Result<Draft, DonationError>), Failed> {
+        let saved = match self.rehearse_unless_gone(language, wanted).await {
+            Ok(Ok(())) => self.save(draft, memory).await,
+            Ok(Err(refused)) => Err(DonationError::Rehearsal(refused)),
+            Err(error) => return Err(Failed { error, instance: Some(self.live.instance) }),
+        };
+        // Also after a failure: QEMU may have halted it.
+        let Self { live: Live { instance, mut channel, .. }, born, ready_at, patience } = self;
+        let goes_on = async {
+            instance.orders()?.give([qmp::Command::Continue], None).await?;
+            channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
+            Ok::<_, BootError>(())
+        };
+        if let Err(error) = goes_on.await {
+            return Err(Failed { error, instance: Some(instance) });
+        }
+        let again = Connected { instance, born, channel, patience }.greet(wanted).await?;
+        Ok((Self { ready_at, ..again }, saved))
+    }
+
+    async fn rehearse_unless_gone<T>(
+        &mut self,
+        language: Language,
+        wanted: &mut oneshot::Sender<T>,
+    ) -> Result<Result<(), String>, BootError> {
+        let deadline = Instant::now() + REHEARSAL_TIMEOUT;
+        let Live { instance, channel, .. } = &mut self.live;
+        let rehearsed = tokio::select! {
+            biased;
+            () = wanted.closed() => return Err(BootError::Abandoned),
+            () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: REHEARSAL_TIMEOUT }),
+            rehearsed = rehearse(channel, language) => rehearsed,
+            death = instance.death() => return Err(died(instance, death).await),
+        };
+        match rehearsed {
+            Ok(result) => Ok(result),
+            Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => Err(lost(instance, error.into()).await),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Saves the guest, which is halted afterwards.
+    async fn save(&self, draft: Draft, memory: File) -> Result<Draft, DonationError> {
+        let orders = self.live.instance.orders()?;
+        let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+        let read = pipe::Receiver::from_owned_fd(read)?;
+        let mut state = Vec::new();
+        let deadline = Instant::now() + SAVE_PATIENCE;
+        let save = async {
+            orders.give(qmp::save(), Some(write)).await?;
+            // To its end, which is QEMU's closing of it.
+            read.take(MAX_STATE_BYTES + 1).read_to_end(&mut state).await?;
+            loop {
+                let reply = orders.give([qmp::Command::QueryMigration], None).await?;
+                match Migration::from_reply(&reply) {
+                    Some(Migration::Completed) => return Ok(()),
+                    Some(Migration::Failed(why)) => return Err(DonationError::Failed(why)),
+                    Some(Migration::UnderWay) | None => sleep(LOOK).await,
+                }
+            }
+        };
+        tokio::select! {
+            saved = save => saved?,
+            () = sleep_until(deadline) => return Err(DonationError::Overdue),
+        }
+        if state.len() as u64 > MAX_STATE_BYTES {
+            return Err(DonationError::TooLarge);
+        }
+        let filled = tokio::task::spawn_blocking(move || draft.fill(&memory, &state));
+        Ok(filled.await.map_err(io::Error::other)??)
+    }
+}
+
+/// Runs a program that is nobody's. `Ok(Err)`: why it did not run.
+async fn rehearse(channel: &mut Channel, language: Language) -> Result<Result<(), String>, ChannelError> {
+    let (mut execution, frames) = Execution::start(REHEARSAL_OP, &ValidExec::rehearsal(language, REHEARSAL_TIMEOUT));
+    for frame in &frames {
+        channel.send(frame)?;
+    }
+    while !execution.is_over() {
+        let (op, message) = channel.next().await?;
+        if op != REHEARSAL_OP {
+            continue;
+        }
+        let taken = match execution.on_message(message) {
+            Ok(Some((StreamName::Stdout, bytes))) => Taken { stdout: bytes.len(), ..Taken::default() },
+            Ok(Some((_, bytes))) => Taken { stderr: bytes.len(), ..Taken::default() },
+            Ok(None) => continue,
+            Err(violation) => return Ok(Err(violation.to_string())),
+        };
+        if let Some(frame) = execution.on_taken(taken) {
+            channel.send(&frame)?;
+        }
+    }
+    channel.send(&HostMessage::Ack.into_frame(REHEARSAL_OP))?;
+    // Once this is answered the agent has forgotten the operation, and so will its copies have.
+    channel.send(&HostMessage::Ping(bytes::Bytes::new()).into_frame(PING_OP))?;
+    while !matches!(channel.next().await?, (PING_OP, GuestMessage::Pong(_))) {}
+    Ok(match execution.into_finished() {
+        Some(Finished::Ran(ran)) if ran.exit.code() == 0 => Ok(()),
+        Some(Finished::Ran(ran)) => Err(format!("it ended with {}", ran.exit.code())),
+        Some(Finished::Refused(why)) => Err(why),
+        None => Err("it did not end".into()),
+    })
+}

@@ -1,0 +1,81 @@
+//! Restoring: a QEMU that has made no machine yet is given the memory and the state of a guest that was saved.
+//!
+//! The guest goes on where the other was halted, with an agent that thinks of the host that was there then. So the host speaks first: its
+//! hello has a seed, by which the agent learns that its guest is a copy, and the agent's hello is the answer to that: nothing runs
+//! before it. From there on the VM is one like any other.
+
+use std::{io, os::fd::OwnedFd, time::Duration};
+
+use exec_sandbox_qemu::qmp;
+use exec_sandbox_wire::{CONNECTION_OP, Hello, HostMessage};
+use rustix::{
+    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+    rand::{GetRandomFlags, getrandom},
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until},
+};
+
+use super::{BootError, Connected, Failed, died, host_hello, prepare::memory_path};
+use crate::snapshot::Template;
+
+/// How long a copy is given for its first answer, which comes within a tenth of a second on an idle machine. A guest that is dead says
+/// nothing, and a VM that boots takes its place.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Random bytes that make a copy a machine of its own.
+const SEED_BYTES: usize = 32;
+
+impl Connected {
+    /// Makes it a copy of the guest that `template` was made of.
+    pub(in crate::vm) async fn restore<T>(
+        mut self,
+        template: &Template,
+        wanted: &mut oneshot::Sender<T>,
+    ) -> Result<Self, Failed> {
+        self.patience = self.patience.min(PATIENCE);
+        match self.load(template, wanted).await {
+            Ok(()) => Ok(self),
+            Err(error) => Err(Failed { error, instance: Some(self.instance) }),
+        }
+    }
+
+    async fn load<T>(&mut self, template: &Template, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+        let state = template.state().and_then(|state| pipe_with_all_of(&state)).map_err(BootError::Prepare)?;
+        let memory = template.memory_name().map_err(BootError::Prepare)?;
+        let commands = qmp::restore(memory_path(&memory), template.memory_mib());
+        // Queued before anything runs. It is read when the guest goes on.
+        self.channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
+        let deadline: Instant = self.born.at + self.patience;
+        let orders = self.instance.orders()?;
+        tokio::select! {
+            biased;
+            () = wanted.closed() => Err(BootError::Abandoned),
+            () = sleep_until(deadline) => Err(BootError::TimedOut { patience: self.patience }),
+            answered = orders.give(commands, Some(state)) => Ok(answered.map(drop)?),
+            death = self.instance.death() => Err(died(&mut self.instance, death).await),
+        }
+    }
+}
+
+/// What makes a copy of a guest a machine of its own.
+pub(in crate::vm) fn hello_of_a_copy() -> Result<Hello, BootError> {
+    let mut seed = vec![0; SEED_BYTES];
+    let drawn = getrandom(&mut seed[..], GetRandomFlags::empty()).map_err(|errno| BootError::Prepare(errno.into()))?;
+    if drawn != SEED_BYTES {
+        return Err(BootError::Prepare(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(Hello { seed, ..host_hello(Vec::new()) })
+}
+
+/// A pipe that holds all of `state` and then its end, so that nobody has to be there while it is read.
+fn pipe_with_all_of(state: &[u8]) -> io::Result<OwnedFd> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    fcntl_setpipe_size(&write, state.len().max(1))?;
+    let mut written = 0;
+    while let Some(rest) = state.get(written..).filter(|rest| !rest.is_empty()) {
+        written += rustix::io::write(&write, rest)?;
+    }
+    Ok(read)
+}
