@@ -46,7 +46,7 @@ fn hello(resume: Vec<ResumePoint>) -> Vec<u8> {
 fn begins(op: u32) -> Vec<u8> {
     let program = Program { code: b"true".to_vec(), env: Vec::new() }.encode_to_vec();
     let program_bytes = program.len() as u32;
-    let start = ExecStart { language: 3, timeout_ms: 1000, program_bytes, is_last: false };
+    let start = ExecStart { language: 3, timeout_ms: 1000, program_bytes, ..ExecStart::default() };
     says(op, [HostMessage::ExecStart(start), HostMessage::ExecProgram(program.into())])
 }
 
@@ -59,6 +59,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let network = Some(Network { address: 2, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 });
     let named = HostMessage::Hello(Hello { generation: GENERATION, resume: vec![point], network, ..Hello::default() });
     let named = says(CONNECTION_OP, [named]);
+    let copied = HostMessage::Hello(Hello { generation: GENERATION, seed: vec![7; 32], ..Hello::default() });
+    let copied = says(CONNECTION_OP, [copied]);
     let ack = says(1, [HostMessage::Ack]);
     let calls_off = says(1, [HostMessage::ExecSignal(Signal { number: 2 }), HostMessage::Cancel]);
     let files = says(
@@ -89,5 +91,6 @@ fn seeds() -> Vec<Vec<u8>> {
         fuzz::script([(0, &met[..]), (0, &files), (0, &met), (0, &met), (0, &one), (0, &two)]),
         fuzz::script([(0, &one[..]), (4, much), (6, &[]), (0, &two), (4, much), (6, &[]), (0, &met)]),
         fuzz::script([(0, &named[..]), (0, &one), (4, some), (7, &[]), (0, &named), (6, &[]), (0, &named)]),
+        fuzz::script([(0, &met[..]), (0, &one), (6, &[]), (0, &copied), (0, &met), (0, &two), (0, &copied), (0, &named)]),
     ]
 }

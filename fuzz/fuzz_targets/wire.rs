@@ -71,8 +71,9 @@ fn seeds() -> Vec<Vec<u8>> {
         unix_time_ns: 1,
         resume: vec![point; 2],
         network: Some(Network { address: u32::MAX, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 }),
+        seed: vec![9; 32],
     };
-    let start = ExecStart { language: 1, timeout_ms: 1000, program_bytes: 2, is_last: true };
+    let start = ExecStart { language: 1, timeout_ms: 1000, program_bytes: 2, is_last: true, rehearsal: true };
     let write = FileWrite { path: "a/ü".into(), mode: 0o644, size: Some(1 << 30) };
     let from_to = Change::Move(Move { from: "a".into(), to: "b".into() });
     let host = [

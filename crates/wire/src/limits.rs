@@ -23,6 +23,9 @@ pub const MAX_STDOUT_BYTES: u64 = 1_000_000;
 /// Most bytes of standard error that are kept of one execution.
 pub const MAX_STDERR_BYTES: u64 = 100_000;
 
+/// Bytes of a seed: as many as the kernel's generator has of state.
+pub const SEED_BYTES: usize = 32;
+
 /// Operations that may be under way on one channel.
 pub const MAX_OPERATIONS: usize = 64;
 

@@ -7,7 +7,8 @@ pub struct Hello {
     /// [`GENERATION`](crate::GENERATION) of the sender.
     #[prost(uint32, tag = "1")]
     pub generation: u32,
-    /// Guest: 16 random bytes drawn at boot; the same after a reconnect, another after a restart.
+    /// Guest: 16 random bytes drawn at boot, which programs find as a UUID in `/proc/sys/kernel/random/boot_id`; the same after a
+    /// reconnect, others after a restart and after a `seed`.
     #[prost(bytes = "vec", tag = "2")]
     pub boot_id: Vec<u8>,
     /// Guest: the agent's version, for people.
@@ -22,6 +23,10 @@ pub struct Hello {
     /// Host: the network of a guest that has a card, which is to be set up now. Answered with [`Kind::NETWORK`](crate::Kind::NETWORK).
     #[prost(message, optional, tag = "6")]
     pub network: Option<Network>,
+    /// Host: [`SEED_BYTES`](crate::limits::SEED_BYTES) random bytes for a guest that is a copy of another, and becomes a machine of its
+    /// own before it answers with its Hello; empty: it is none. Never the answer to a guest's Hello.
+    #[prost(bytes = "vec", tag = "7")]
+    pub seed: Vec<u8>,
 }
 
 /// A guest's place in its network. Addresses are of IPv4, as numbers of which the highest byte is the first.
@@ -103,6 +108,9 @@ pub struct ExecStart {
     /// registered for its end.
     #[prost(bool, tag = "4")]
     pub is_last: bool,
+    /// The program is nobody's: it is run so that everything is loaded and warm, and leaves no trace. Never the last one.
+    #[prost(bool, tag = "5")]
+    pub rehearsal: bool,
 }
 
 /// What is run. Sent in pieces because it may be larger than a frame.

@@ -48,10 +48,12 @@ fn the_surface_is_the_one_that_was_agreed() {
         unix_time_ns: 1,
         resume: vec![point],
         network: Some(Network { address: 1, prefix_bits: 1, gateway: 1, resolver: 1, mtu: 1 }),
+        seed: vec![0x5e; 2],
     };
     surface += &encoding("Hello", &hello);
     surface += &encoding("NetworkState", &NetworkState { failure: "f".into() });
-    surface += &encoding("ExecStart", &ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true });
+    let start = ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true, rehearsal: true };
+    surface += &encoding("ExecStart", &start);
     let variable = EnvVar { name: b"n".into(), value: b"v".into() };
     surface += &encoding("Program", &Program { code: b"c".into(), env: vec![variable] });
     surface += &encoding("Signal", &Signal { number: 1 });
@@ -86,11 +88,12 @@ fn the_surface_is_the_one_that_was_agreed() {
     );
     let _ = writeln!(
         surface,
-        "file {} path {} name {} entries {}",
+        "file {} path {} name {} entries {} seed {}",
         limits::MAX_FILE_BYTES,
         limits::MAX_PATH_BYTES,
         limits::MAX_NAME_BYTES,
         limits::ENTRIES_BYTES,
+        limits::SEED_BYTES,
     );
     insta::assert_snapshot!(surface);
 }
