@@ -53,11 +53,20 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_san
     # By itself, for it counts even when the pipe is gone.
     { __exec_sandbox_code=$?; } 2>/dev/null
     {
+        __exec_sandbox_options=:$BASHOPTS:
         # With this, no function stands before `unset`.
         POSIXLY_CORRECT=
         \unset -f builtin unset
         \unset POSIXLY_CORRECT
         \builtin set +eux
+        # What that has changed of the program's options.
+        for __exec_sandbox_name in expand_aliases inherit_errexit interactive_comments shift_verbose sourcepath; do
+            if [[ $__exec_sandbox_options == *:$__exec_sandbox_name:* ]]; then
+                \builtin shopt -s "$__exec_sandbox_name"
+            else
+                \builtin shopt -u "$__exec_sandbox_name"
+            fi
+        done
         \builtin trap - DEBUG ERR RETURN
         # A pipe instead of $(…): a fork here would run the program's trap for SIGCHLD.
         \builtin trap -p EXIT

@@ -133,3 +133,14 @@ fn whatever_breaks_the_shell_its_code_is_the_programs() {
         assert_eq!(died_with(&shell().run(program).end), Some(0), "{program}");
     }
 }
+
+#[test]
+fn options_that_do_not_show_the_wrapper_are_kept() {
+    let mut shell = shell();
+    let (options, first) =
+        ("shopt -p; set -o", "shopt -u sourcepath; shopt -s expand_aliases shift_verbose; alias six='echo 6'");
+    let before = shell.run(options).stdout;
+    shell.run(options).is_clean(0, &before);
+    shell.run(first).is_clean(0, "");
+    shell.run("six; shopt -q shift_verbose; shopt -q sourcepath").is_clean(1, "6\n");
+}
