@@ -19,6 +19,7 @@ fn seeds() -> Vec<Vec<u8>> {
         format!("{long}ready\n"),
         format!("ready\n{}", "x".repeat(200)),
         done("1 2"),
+        format!("\nseeded {}\nseeded\nseeded a b\n{}", "0f".repeat(16), done("1")),
     ]
     .map(String::into_bytes)
     .into()

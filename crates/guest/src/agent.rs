@@ -13,10 +13,11 @@
 use std::{convert::Infallible, io, rc::Rc, time::Instant};
 
 use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage, NetworkState};
-use rustix::{io::Errno, rand::GetRandomFlags};
-use tokio::sync::mpsc;
+use rustix::io::Errno;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    boot_id::BootId,
     clock,
     exec::{Command, Executor, Finished, Parts},
     files::{Files, Note},
@@ -25,14 +26,12 @@ use crate::{
     operations::{Effect, Operations},
     output::Outbox,
     port::{self, Connection, Event, Outgoing, PortError},
+    random::{self, Seed},
     reaper::Reaper,
 };
 
 /// Commands on their way to the executor, which takes them in every state.
 const COMMANDS: usize = 64;
-
-/// Bytes of a boot's identity.
-const BOOT_ID_BYTES: usize = 16;
 
 /// Why the agent cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +45,9 @@ pub(crate) enum AgentError {
     /// No identity for this boot.
     #[error("cannot draw the boot's identity")]
     BootId { source: Errno },
+    /// The machine is a copy of another, and would go on as that one.
+    #[error("cannot become a machine of its own")]
+    Renewal { source: io::Error },
     /// Wrappers are missing.
     #[error("cannot write the interpreters' wrappers")]
     Wrappers { source: io::Error },
@@ -65,7 +67,7 @@ pub(crate) enum AgentError {
 
 #[derive(Debug)]
 struct Agent {
-    boot_id: [u8; BOOT_ID_BYTES],
+    boot_id: BootId,
     operations: Operations,
     decoder: FrameDecoder,
     connection: Option<Connection>,
@@ -83,9 +85,10 @@ pub(crate) fn serve(ground: Ground) -> Result<Infallible, AgentError> {
 }
 
 async fn run(ground: Ground) -> Result<Infallible, AgentError> {
-    let mut boot_id = [0; BOOT_ID_BYTES];
-    let drawn = rustix::rand::getrandom(&mut boot_id[..], GetRandomFlags::empty());
-    drawn.map_err(|source| AgentError::BootId { source })?;
+    let mut boot_id = BootId::draw().map_err(|source| AgentError::BootId { source })?;
+    if let Err(error) = boot_id.publish() {
+        kmsg::warn(&format!("cannot show programs the boot's identity: {error}"));
+    }
     let port = port::open().map_err(|source| AgentError::Port { source })?;
     let reaper = Rc::new(Reaper::default());
     let (commands, to_executor) = mpsc::channel(COMMANDS);
@@ -162,7 +165,7 @@ impl Agent {
         self.drop_files().await;
         let hello = Hello {
             generation: GENERATION,
-            boot_id: self.boot_id.to_vec(),
+            boot_id: self.boot_id.bytes().to_vec(),
             agent_version: env!("CARGO_PKG_VERSION").to_owned(),
             ..Hello::default()
         };
@@ -223,6 +226,7 @@ impl Agent {
                         kmsg::warn(&format!("cannot set the clock: {error}"));
                     }
                 }
+                Effect::Renew(seed) => self.renew(&seed).await,
                 Effect::Network(network) => {
                     let failure = network::set_up(&network).err().map(|error| kmsg::chain(&error)).unwrap_or_default();
                     let frame = GuestMessage::Network(NetworkState { failure }).into_frame(CONNECTION_OP);
@@ -235,6 +239,17 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity.
+    async fn renew(&mut self, seed: &Seed) {
+        if let Err(source) = random::seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
+            kmsg::fatal(&AgentError::Renewal { source });
+        }
+        let (done, reseeded) = oneshot::channel();
+        self.tell(Some(Command::Reseed(done))).await;
+        // The executor keeps no interpreter that has not answered, so there is nothing to learn from the end of this.
+        let _ = reseeded.await;
     }
 
     async fn tell(&self, command: Option<Command>) {

@@ -12,6 +12,7 @@
 mod current;
 mod drive;
 mod executor;
+mod interpreters;
 mod ladder;
 mod verdict;
 mod workspace;
@@ -19,6 +20,7 @@ mod workspace;
 use std::{rc::Rc, time::Instant};
 
 use exec_sandbox_wire::{Done, Program, Refused};
+use tokio::sync::oneshot;
 
 pub(crate) use executor::{Executor, Parts};
 
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Signal(u32, u8),
     /// It shall end.
     Cancel(u32),
+    /// This machine has become one of its own: so shall the interpreters. Dropped once they have, or are gone.
+    Reseed(oneshot::Sender<()>),
 }
 
 /// How an operation ended: its terminal frame.

@@ -118,11 +118,12 @@ pub fn control(said: &[u8]) {
     });
 }
 
-/// A line as the protocol has it: `ready`, or `done`, a token without spaces, and a number of one byte.
+/// A line as the protocol has it: `ready`, or `done`, a token without spaces, and a number of one byte, or `seeded` and a token.
 fn report(line: &[u8]) -> Option<Report> {
     let words: Vec<&str> = std::str::from_utf8(line).ok()?.split(' ').collect();
     match *words {
         ["ready"] => Some(Report::Ready),
+        ["seeded", token] => Some(Report::Seeded { token: token.into() }),
         ["done", token, digits] if !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
             let code = digits.trim_start_matches('0');
             let code = if code.is_empty() { 0 } else { code.parse().ok()? };
@@ -192,11 +193,17 @@ impl World {
             return;
         };
         match &message {
-            HostMessage::Hello(Hello { network, .. }) => check_network(&effects, network.as_ref()),
-            _ => check_network(&effects, None),
+            HostMessage::Hello(Hello { network, seed, .. }) => {
+                check_network(&effects, network.as_ref());
+                check_renewal(&effects, seed);
+            }
+            _ => {
+                check_network(&effects, None);
+                check_renewal(&effects, &[]);
+            }
         }
         match message {
-            HostMessage::Hello(hello) if self.is_greeted => {
+            HostMessage::Hello(hello) if self.is_greeted && hello.seed.is_empty() => {
                 (self.is_greeted, self.is_present) = (false, true);
                 self.windows.clear();
                 self.told.clear();
@@ -335,8 +342,18 @@ fn check_network(effects: &[Effect], named: Option<&Network>) {
         .filter_map(|effect| if let Effect::Network(network) = effect { Some(network) } else { None })
         .collect();
     assert_eq!(set_up, Vec::from_iter(named), "another network than was named");
-    let rest = effects.iter().skip_while(|effect| matches!(effect, Effect::Clock(_))).skip(set_up.len());
+    let before = |effect: &&Effect| matches!(effect, Effect::Clock(_) | Effect::Renew(_));
+    let rest = effects.iter().skip_while(before).skip(set_up.len());
     assert!(!rest.into_iter().any(|effect| matches!(effect, Effect::Network(_))), "something comes before the network");
+}
+
+/// A copy becomes a machine of its own when it is told to, before anything but the clock, and greets after it.
+fn check_renewal(effects: &[Effect], seed: &[u8]) {
+    let renewals = effects.iter().filter(|effect| matches!(effect, Effect::Renew(_))).count();
+    assert_eq!(renewals, usize::from(!seed.is_empty()), "another seed than was sent");
+    if renewals > 0 {
+        assert!(matches!(effects, [Effect::Clock(_), Effect::Renew(_), .., Effect::Greet]), "{effects:?}");
+    }
 }
 
 /// What a host answers to a greeting.

@@ -2,7 +2,8 @@
 //!
 //! Completion never travels on the program's own output. The agent says `exec <token> <directory>`, the wrapper in the interpreter
 //! answers `done <token> <code>`; the token is drawn anew for each execution, so nothing that an earlier program left behind can
-//! answer for a later one. The process's death is the other end of an execution, and the only one that needs no wrapper.
+//! answer for a later one. `last` and `rehearse` instead of `exec` are for a program that has the role. In a machine that is a copy of
+//! another it says `seed <token> <seed>` before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that needs no wrapper.
 
 mod control;
 mod recipe;
@@ -25,6 +26,7 @@ pub(crate) use recipe::install;
 use crate::{
     cgroup::UserGroup,
     output::{Pipe, Streams},
+    random::Seed,
     reaper::{Child, Exit, Reaper},
     spawn::{Launch, LaunchError},
 };
@@ -114,6 +116,22 @@ impl Interpreter {
         self.process.has_ended().is_none() && self.control.is_silent()
     }
 
+    /// Gives it a seed of its own; the token of its answer.
+    pub(crate) async fn reseed(&mut self) -> io::Result<Token> {
+        let (token, seed) = (draw_token()?, Seed::draw()?);
+        self.control.reseed(token, &seed).await?;
+        Ok(token)
+    }
+
+    /// Whether it answers that it has taken the seed, and nothing else.
+    pub(crate) async fn has_reseeded(&mut self, token: Token) -> bool {
+        tokio::select! {
+            biased;
+            said = self.control.hear() => said == Said::Report(Report::Seeded { token: token.to_string() }),
+            _ = self.process.end() => false,
+        }
+    }
+
     /// Throws away what background processes wrote since the last execution: it belongs to none.
     pub(crate) fn forget_output(&mut self) {
         self.stdout.forget();
@@ -124,6 +142,18 @@ impl Interpreter {
     pub(crate) fn take_output(&mut self, streams: &Streams) {
         self.stdout.drain(&streams.stdout);
         self.stderr.drain(&streams.stderr);
+    }
+
+    /// One whose wrapper is a test's, in the process group of a process that does nothing.
+    #[cfg(test)]
+    pub(crate) fn pretend(child: Child, control: std::os::fd::OwnedFd) -> io::Result<Self> {
+        let process = Process { child, ended: None };
+        let pipe = || -> io::Result<Pipe> {
+            let (reader, _) = rustix::pipe::pipe()?;
+            rustix::io::ioctl_fionbio(&reader, true)?;
+            Pipe::new(reader)
+        };
+        Ok(Self { process, control: Control::new(control)?, stdout: pipe()?, stderr: pipe()? })
     }
 
     async fn become_ready(&mut self, program: &Path) -> Result<(), StartError> {

@@ -9,6 +9,7 @@
 use std::convert::Infallible;
 
 mod agent;
+mod boot_id;
 mod cgroup;
 mod clock;
 mod exec;
@@ -23,6 +24,7 @@ mod operations;
 mod output;
 mod port;
 mod program;
+mod random;
 mod reaper;
 mod spawn;
 

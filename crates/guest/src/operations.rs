@@ -17,6 +17,7 @@
 //!             ▲            └─ HELLO ─┐
 //!             └──────────────────────┘
 //! ```
+//! A HELLO with a seed is told to a copy of a machine. It leads to Greeted from everywhere, once the copy is a machine of its own.
 //! Only a host that is present is told anything about an operation. Its Hello says how far it has come with each that it waits for,
 //! and there each goes on. One that it does not name is told again from what is kept: who does not wait for it acknowledges it.
 
@@ -33,6 +34,7 @@ use crate::{
     files::{Job, TransferError, Transfers},
     output::{ResumeError, Streams},
     program::{Assembly, Terms},
+    random::Seed,
 };
 
 /// What executions that are over may make the agent keep of their output, with one more that runs: four times what one may. A host
@@ -50,6 +52,8 @@ pub(crate) enum Effect {
     File(Job),
     /// Set the wall clock.
     Clock(u64),
+    /// Become a machine of its own, with this seed, before anything else is done or said.
+    Renew(Seed),
     /// Set up the network, and say what has become of it.
     Network(Network),
     /// A host is there that has not been greeted.
@@ -86,6 +90,9 @@ pub(crate) enum Violation {
         op: u32,
         source: ResumeError,
     },
+    /// A seed of another length than seeds have.
+    #[error("a seed of {0} bytes is none")]
+    Seed(usize),
     /// More operations than can be under way, or one twice.
     #[error("the host goes on with {0} operations, which are too many or not all different")]
     Points(usize),
@@ -252,10 +259,15 @@ impl Operations {
             return Err(Violation::Generation(hello.generation));
         }
         let mut effects = vec![Effect::Clock(hello.unix_time_ns)];
+        let is_copy = !hello.seed.is_empty();
+        if is_copy {
+            let seed = Seed::from_host(&hello.seed).ok_or(Violation::Seed(hello.seed.len()))?;
+            effects.push(Effect::Renew(seed));
+        }
         effects.extend(hello.network.map(Effect::Network));
         // A Hello that answers nothing comes from a host that took over an open port, as after a restore. How far that one has come
-        // it says in its answer.
-        if self.host == Host::Greeted {
+        // it says in its answer. So does one with a seed: a greeting before it was another machine's.
+        if self.host == Host::Greeted && !is_copy {
             effects.extend(self.resume(&hello.resume)?);
         } else {
             effects.push(Effect::Greet);

@@ -12,8 +12,19 @@ pub(crate) struct Terms {
     pub(crate) language: Language,
     /// How long the program may run.
     pub(crate) timeout: Duration,
+    /// What it is among the programs of its interpreter.
+    pub(crate) role: Role,
+}
+
+/// What a program is among those that its interpreter runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// One after which others may follow.
+    Ordinary,
     /// No other follows: its interpreter ends with it, as a script's does.
-    pub(crate) is_last: bool,
+    Last,
+    /// Nobody's: it warms what it runs through, and does not count.
+    Rehearsal,
 }
 
 /// Why a request cannot begin: it contradicts itself or a limit.
@@ -25,6 +36,9 @@ pub(crate) enum BadRequest {
     /// Zero, or over the limit.
     #[error("a timeout of {0} ms is not between 1 and {max}", max = limits::MAX_EXEC_TIMEOUT.as_millis())]
     Timeout(u32),
+    /// A rehearsal is for programs that follow.
+    #[error("a rehearsal cannot be the last program")]
+    LastRehearsal,
     /// Over the limit.
     #[error("a program of {0} bytes is over the limit of {max}", max = limits::MAX_PROGRAM_BYTES)]
     TooLarge(u32),
@@ -57,7 +71,13 @@ impl Terms {
         if timeout.is_zero() || timeout > limits::MAX_EXEC_TIMEOUT {
             return Err(BadRequest::Timeout(start.timeout_ms));
         }
-        Ok(Self { language, timeout, is_last: start.is_last })
+        let role = match (start.is_last, start.rehearsal) {
+            (false, false) => Role::Ordinary,
+            (true, false) => Role::Last,
+            (false, true) => Role::Rehearsal,
+            (true, true) => return Err(BadRequest::LastRehearsal),
+        };
+        Ok(Self { language, timeout, role })
     }
 }
 
@@ -150,9 +170,13 @@ mod tests {
     }
 
     #[test]
-    fn a_start_without_language_or_time_is_refused() {
+    fn a_start_without_language_or_time_or_with_two_roles_is_refused() {
         let start = ExecStart { language: 1, timeout_ms: 300_000, ..ExecStart::default() };
         assert!(Terms::of(&start).is_ok());
+        let role =
+            |is_last, rehearsal| Terms::of(&ExecStart { is_last, rehearsal, ..start.clone() }).map(|terms| terms.role);
+        assert_eq!(role(false, true), Ok(Role::Rehearsal));
+        assert_eq!(role(true, true), Err(BadRequest::LastRehearsal));
         assert_eq!(Terms::of(&ExecStart { language: 0, ..start.clone() }), Err(BadRequest::Language(0)));
         assert_eq!(Terms::of(&ExecStart { language: 9, ..start.clone() }), Err(BadRequest::Language(9)));
         assert_eq!(Terms::of(&ExecStart { timeout_ms: 0, ..start.clone() }), Err(BadRequest::Timeout(0)));

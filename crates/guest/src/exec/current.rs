@@ -16,6 +16,8 @@ pub(super) struct Current {
     pub(super) streams: Rc<Streams>,
     /// It shall not run, or no longer.
     pub(super) stopped: Option<Stopped>,
+    /// The machine has become one of its own meanwhile: no interpreter is to be used after this.
+    pub(super) outdates: bool,
 }
 
 /// Why an execution shall not run.
@@ -38,7 +40,7 @@ pub(super) enum Demand {
 
 impl Current {
     pub(super) fn new(op: u32, terms: Terms, streams: Rc<Streams>) -> Self {
-        Self { op, terms, program: None, streams, stopped: None }
+        Self { op, terms, program: None, streams, stopped: None, outdates: false }
     }
 
     /// Takes a command in.
@@ -51,6 +53,8 @@ impl Current {
                 return Some(Demand::Cancel);
             }
             Command::Abandon(op) if op == self.op => self.stopped = Some(Stopped::Abandoned),
+            // What runs cannot be reseeded. Nobody copies a machine where something runs, so nothing that is worth keeping is lost.
+            Command::Reseed(_) => self.outdates = true,
             // For an operation that is over; the agent begins no second one.
             _ => {}
         }

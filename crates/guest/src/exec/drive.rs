@@ -71,7 +71,7 @@ impl Drive<'_> {
     /// Runs the program in `dir` to its end.
     pub(super) async fn run(mut self, token: Token, dir: &Path) -> io::Result<Ended> {
         self.interpreter.forget_output();
-        self.interpreter.control.execute(token, dir, self.current.terms.is_last).await?;
+        self.interpreter.control.execute(token, dir, self.current.terms.role).await?;
         let oom_kills = self.group.oom_kills();
         let mut ladder = Ladder::begin(Instant::now(), self.current.terms.timeout);
         let (exit, reported) = self.until_end(&mut ladder, token).await;

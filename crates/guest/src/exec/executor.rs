@@ -1,18 +1,18 @@
 //! The executor: takes executions one by one, keeps an interpreter for each language, measures.
 
 use std::{
-    collections::HashMap,
     rc::Rc,
     time::{Duration, Instant},
 };
 
-use exec_sandbox_wire::{Done, End, Language, Program, Refusal, Refused, Usage, limits};
+use exec_sandbox_wire::{Done, End, Program, Refusal, Refused, Usage, limits};
 use tokio::sync::mpsc;
 
 use super::{
     Command, Finished, Terminal,
     current::{Current, Stopped},
     drive::{Drive, Ended},
+    interpreters::Interpreters,
     verdict::{Seen, Verdict},
     workspace::Workspace,
 };
@@ -21,7 +21,7 @@ use crate::{
     interpreter::{self, Interpreter, StartError},
     kmsg,
     output::Outbox,
-    program::Terms,
+    program::{Role, Terms},
     reaper::Reaper,
 };
 
@@ -39,41 +39,53 @@ pub(crate) struct Parts {
 #[derive(Debug)]
 pub(crate) struct Executor {
     parts: Parts,
-    interpreters: HashMap<Language, Interpreter>,
-    /// Executions so far: names their directories.
+    interpreters: Interpreters,
+    /// Executions so far, but for rehearsals: names their directories.
     count: u64,
 }
 
 impl Executor {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, interpreters: HashMap::new(), count: 0 }
+        Self { parts, interpreters: Interpreters::default(), count: 0 }
     }
 
     /// Runs until the agent ends.
     pub(crate) async fn run(mut self) {
         while let Some(command) = self.parts.commands.recv().await {
-            // Any other is for an operation that is over.
-            if let Command::Begin(op, terms, streams, asked_at) = command {
-                let terminal = self.execute(Current::new(op, terms, streams), asked_at).await;
-                if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
-                    return;
+            match command {
+                Command::Begin(op, terms, streams, asked_at) => {
+                    let terminal = self.execute(Current::new(op, terms, streams), asked_at).await;
+                    if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
+                        return;
+                    }
                 }
+                Command::Reseed(_done) => self.interpreters.reseed().await,
+                // For an operation that is over.
+                _ => {}
             }
         }
     }
 
     async fn execute(&mut self, mut current: Current, asked_at: Instant) -> Option<Terminal> {
+        let terminal = self.execute_one(&mut current, asked_at).await;
+        if current.outdates {
+            self.interpreters.clear();
+        }
+        terminal
+    }
+
+    async fn execute_one(&mut self, current: &mut Current, asked_at: Instant) -> Option<Terminal> {
         let language = current.terms.language;
-        match self.acquire(&mut current).await {
+        match self.acquire(current).await {
             Err(error) => Some(Terminal::Refused(refusal(&error))),
-            Ok(None) => stopped(&current),
+            Ok(None) => stopped(current),
             Ok(Some(interpreter)) => {
                 let spawn = asked_at.elapsed();
-                match self.program(&mut current).await {
-                    Some(program) => Some(self.run_program(&mut current, interpreter, &program, spawn).await),
+                match self.program(current).await {
+                    Some(program) => Some(self.run_program(current, interpreter, &program, spawn).await),
                     None => {
-                        self.interpreters.insert(language, interpreter);
-                        stopped(&current)
+                        self.interpreters.keep(language, interpreter);
+                        stopped(current)
                     }
                 }
             }
@@ -83,9 +95,7 @@ impl Executor {
     /// An interpreter that is ready; none if the execution is called off meanwhile.
     async fn acquire(&mut self, current: &mut Current) -> Result<Option<Interpreter>, StartError> {
         let Terms { language, .. } = current.terms;
-        if let Some(mut interpreter) = self.interpreters.remove(&language)
-            && interpreter.is_usable()
-        {
+        if let Some(interpreter) = self.interpreters.take(language) {
             return Ok(Some(interpreter));
         }
         let Parts { group, reaper, commands, .. } = &mut self.parts;
@@ -119,8 +129,8 @@ impl Executor {
         program: &Program,
         spawn: Duration,
     ) -> Terminal {
-        self.count += 1;
-        let (workspace, token) = match (Workspace::create(self.count, program), interpreter::draw_token()) {
+        let number = self.number(current.terms.role);
+        let (workspace, token) = match (Workspace::create(number, program), interpreter::draw_token()) {
             (Ok(workspace), Ok(token)) => (workspace, token),
             (Err(error), _) => return failed(&format!("cannot write the program: {error}")),
             (_, Err(error)) => return failed(&format!("cannot draw a token: {error}")),
@@ -141,9 +151,18 @@ impl Executor {
         };
         let out_of_memory = group.oom_kills() > oom_kills;
         if ended.reusable {
-            self.interpreters.insert(current.terms.language, interpreter);
+            self.interpreters.keep(current.terms.language, interpreter);
         }
         Terminal::Done(done(current, ended, out_of_memory, usage))
+    }
+
+    /// What names the directory of the next program. Rehearsals have one that is no other program's.
+    fn number(&mut self, role: Role) -> u64 {
+        if role == Role::Rehearsal {
+            return 0;
+        }
+        self.count += 1;
+        self.count
     }
 }
 

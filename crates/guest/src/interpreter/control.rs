@@ -5,13 +5,14 @@
 //! there before is a line of its own.
 
 use std::{
-    fmt::{self, Write as _},
-    future, io,
+    fmt, future, io,
     os::{fd::OwnedFd, unix::net::UnixStream as StdStream},
     path::Path,
 };
 
 use tokio::{io::AsyncWriteExt as _, net::UnixStream};
+
+use crate::{program::Role, random::Seed};
 
 /// `done`, a token and three digits come to 42 bytes.
 const MAX_LINE_BYTES: usize = 64;
@@ -31,6 +32,11 @@ pub(crate) enum Report {
         token: String,
         /// The code.
         code: u8,
+    },
+    /// It has taken the seed that came with this token.
+    Seeded {
+        /// The token, as text, unchecked.
+        token: String,
     },
 }
 
@@ -85,6 +91,9 @@ impl Report {
         if line == "ready" {
             return Some(Self::Ready);
         }
+        if let Some(token) = line.strip_prefix("seeded ") {
+            return Some(Self::Seeded { token: token.to_owned() }).filter(|_| !token.contains(' '));
+        }
         let (token, code) = line.strip_prefix("done ")?.split_once(' ')?;
         let plain = !code.is_empty() && code.bytes().all(|byte| byte.is_ascii_digit());
         Some(Self::Done { token: token.to_owned(), code: code.parse().ok().filter(|_| plain)? })
@@ -99,10 +108,18 @@ impl Control {
     }
 
     /// Hands over the program in `dir`. After the last one the interpreter ends as that program's script would.
-    pub(crate) async fn execute(&mut self, token: Token, dir: &Path, is_last: bool) -> io::Result<()> {
-        let (mut line, verb) = (String::new(), if is_last { "last" } else { "exec" });
-        let _ = writeln!(line, "{verb} {token} {}", dir.display());
-        self.stream.write_all(line.as_bytes()).await
+    pub(crate) async fn execute(&mut self, token: Token, dir: &Path, role: Role) -> io::Result<()> {
+        let verb = match role {
+            Role::Ordinary => "exec",
+            Role::Last => "last",
+            Role::Rehearsal => "rehearse",
+        };
+        self.say(format_args!("{verb} {token} {}\n", dir.display())).await
+    }
+
+    /// Hands over a seed, on which what the interpreter draws by itself shall depend from here on.
+    pub(crate) async fn reseed(&mut self, token: Token, seed: &Seed) -> io::Result<()> {
+        self.say(format_args!("seed {token} {seed}\n")).await
     }
 
     /// The next line. Pends for ever once the other end is closed: then the process's end tells more.
@@ -124,6 +141,11 @@ impl Control {
         let mut byte = [0];
         let nothing = matches!(rustix::io::read(&self.stream, &mut byte), Err(rustix::io::Errno::AGAIN));
         nothing && self.lines.bytes.is_empty() && !self.closed
+    }
+
+    /// One write, so that no wrapper meets half a line.
+    async fn say(&mut self, line: fmt::Arguments<'_>) -> io::Result<()> {
+        self.stream.write_all(line.to_string().as_bytes()).await
     }
 
     async fn receive(&mut self) {
@@ -201,14 +223,25 @@ mod tests {
 
     #[test]
     fn lines_are_heard_in_order() {
-        assert_eq!(all(b"ready\ndone ab 7\ndone "), [Said::Report(Report::Ready), done("ab", 7)]);
+        let seeded = Said::Report(Report::Seeded { token: "cd".to_owned() });
+        assert_eq!(all(b"ready\ndone ab 7\n\nseeded cd\ndone "), [Said::Report(Report::Ready), done("ab", 7), seeded]);
     }
 
     #[test]
     fn a_code_is_a_number_of_one_byte_and_nothing_else() {
-        for line in
-            ["done ab 256", "done ab -1", "done ab +1", "done ab ", "done ab", "done ab 1 2", "ready ", " ", "exec ab"]
-        {
+        for line in [
+            "done ab 256",
+            "done ab -1",
+            "done ab +1",
+            "done ab ",
+            "done ab",
+            "done ab 1 2",
+            "ready ",
+            " ",
+            "exec ab",
+            "seeded",
+            "seeded a b",
+        ] {
             assert_eq!(all(format!("{line}\n").as_bytes()), [Said::Nonsense], "{line:?}");
         }
     }
@@ -217,6 +250,24 @@ mod tests {
     fn a_line_without_end_is_nonsense_before_it_fills_memory() {
         assert_eq!(all(&[b'a'; MAX_LINE_BYTES]), []);
         assert_eq!(all(&[b'a'; MAX_LINE_BYTES + 1]), [Said::Nonsense]);
+    }
+
+    #[tokio::test]
+    async fn each_order_is_one_line_that_begins_with_its_verb() {
+        let (ours, theirs) = StdStream::pair().expect("a socket");
+        ours.set_nonblocking(true).expect("a flag");
+        let mut control = Control::new(ours.into()).expect("a socket");
+        let (token, dir) = (Token::new([0xa0; 16]), Path::new("/run/x"));
+        let seed = Seed::from_host(&[0x5e; 32]).expect("it is long enough");
+        for role in [Role::Ordinary, Role::Last, Role::Rehearsal] {
+            control.execute(token, dir, role).await.expect("it fits");
+        }
+        control.reseed(token, &seed).await.expect("it fits");
+        drop(control);
+        let mut said = String::new();
+        io::Read::read_to_string(&mut &theirs, &mut said).expect("it is text");
+        let orders = ["exec T /run/x", "last T /run/x", "rehearse T /run/x", &format!("seed T {}", "5e".repeat(32))];
+        assert_eq!(said.replace(&"a0".repeat(16), "T"), orders.map(|order| format!("{order}\n")).concat());
     }
 
     #[test]

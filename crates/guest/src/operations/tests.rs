@@ -69,6 +69,7 @@ fn describe(effect: &Effect) -> String {
         Effect::Tell(command) => format!("{command:?}"),
         Effect::File(job) => format!("{job:?}"),
         Effect::Clock(time) => format!("clock {time}"),
+        Effect::Renew(seed) => format!("renew {seed}"),
         Effect::Network(network) => format!("network of {} bits", network.prefix_bits),
         Effect::Greet => "greet".to_owned(),
     }
@@ -180,6 +181,52 @@ fn a_hello_answers_ours_or_asks_for_it() {
     assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5", "greet"], "somebody else took over the port");
     let other = HostMessage::Hello(Hello { generation: GENERATION + 1, ..Hello::default() });
     assert_eq!(operations.hear(0, other, Instant::now()).err(), Some(Violation::Generation(GENERATION + 1)));
+}
+
+#[test]
+fn a_copy_of_a_machine_becomes_one_of_its_own_before_it_greets_whatever_it_thought_of_its_host() {
+    let seed = vec![0xa5; limits::SEED_BYTES];
+    let copied = || {
+        let hello = Hello { generation: GENERATION, unix_time_ns: 6, seed: seed.clone(), ..Hello::default() };
+        HostMessage::Hello(hello)
+    };
+    let renewal = ["clock 6".to_owned(), format!("renew {}", "a5".repeat(limits::SEED_BYTES)), "greet".to_owned()];
+    let mut greeted = Operations::default();
+    greeted.greet();
+    for (was, mut operations) in [("present", present()), ("greeted", greeted), ("away", Operations::default())] {
+        assert_eq!(hear(&mut operations, 0, copied()), renewal, "{was}");
+        assert!(operations.greet().is_none(), "{was}");
+        assert_eq!(hear(&mut operations, 0, copied()), renewal, "{was}: a copy may be copied before it is met");
+        operations.greet();
+        assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5"], "{was}");
+        assert_eq!(hear(&mut operations, 1, start(0)), ["1 begins", "1 has 0 bytes"], "{was}");
+    }
+}
+
+#[test]
+fn what_was_left_when_a_machine_was_copied_is_told_to_the_copys_host_as_to_any_that_knows_nothing_of_it() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    assert_eq!(write(&streams, b"one "), b"one ");
+    let seed = vec![1; limits::SEED_BYTES];
+    let copied = HostMessage::Hello(Hello { generation: GENERATION, seed, ..Hello::default() });
+    assert_eq!(hear(&mut operations, 0, copied).last().map(String::as_str), Some("greet"));
+    operations.greet();
+    assert_eq!(write(&streams, b"two"), b"");
+    assert_eq!(hear(&mut operations, 0, hello(vec![])), ["clock 5"]);
+    assert_eq!(write(&streams, b""), b"one two");
+    assert_eq!(finish(&mut operations, 1), ["1 done 3"]);
+}
+
+#[test]
+fn a_seed_of_another_length_is_no_honest_hosts_and_changes_nothing() {
+    let mut operations = present();
+    for bytes in [1, limits::SEED_BYTES - 1, limits::SEED_BYTES + 1] {
+        let seed = vec![1; bytes];
+        let hello = HostMessage::Hello(Hello { generation: GENERATION, seed, ..Hello::default() });
+        assert_eq!(operations.hear(0, hello, Instant::now()).err(), Some(Violation::Seed(bytes)));
+    }
+    assert_eq!(hear(&mut operations, 1, start(0)), ["1 begins", "1 has 0 bytes"]);
 }
 
 #[test]

@@ -12,11 +12,14 @@
 // it from there before the program begins. A program that uses CommonJS's `module` or `exports` cannot import, so its declarations
 // end with it.
 //
+// A rehearsal is a module of its own name, and does not count. What it declares ends with it, and what it adds to globalThis is taken away.
+//
 // Bun writes to a pipe asynchronously through process.stdout and would lose what is not written when the program exits; Node writes
 // synchronously. So both streams are replaced, on first use, by ones that do.
 
 const fs = require("node:fs");
 const { Writable } = require("node:stream");
+const { setRandomSeed } = require("bun:jsc");
 
 const CONTROL_FD = 1000;
 // What Node answers when a top-level await can never settle.
@@ -38,7 +41,8 @@ const transpiler = new Bun.Transpiler({ loader: "ts", replMode: true });
 const USES_COMMONJS = /(^|[^.\w$"'`])(module|exports)\s*[.[=]|require\.main/;
 
 let executions = 0;
-let running = null; // { isLast, token, path, saved, settled, imports, names, scope }
+let rehearsals = 0;
+let running = null; // { isLast, rehearsal, token, path, saved, settled, imports, names, scope }
 
 // The standard streams as they were at the start, out of the way of what a program closes.
 const streams = [0, 1, 2].map((fd) => {
@@ -123,6 +127,29 @@ function restoreEnvironment(saved) {
   }
 }
 
+// What a rehearsal may change of what the first program finds.
+function surroundings(number) {
+  return { number, names: new Set(Object.getOwnPropertyNames(globalThis)), variables: { ...env }, place: process.cwd() };
+}
+
+function restoreSurroundings({ names, variables, place, number }, path) {
+  for (const name of Object.getOwnPropertyNames(globalThis)) {
+    if (!names.has(name)) delete globalThis[name];
+  }
+  for (const name of Object.keys(env)) {
+    if (!(name in variables)) delete env[name];
+  }
+  Object.assign(env, variables);
+  process.chdir(place);
+  forgetModule(path, number);
+}
+
+function forgetModule(path, number) {
+  for (const name of [path, takerOf(number)]) delete require.cache[name];
+}
+
+const takerOf = (number) => `exec-sandbox:${number}`;
+
 function removeQuietly(path) {
   try {
     unlinkSync(path);
@@ -167,11 +194,11 @@ function declarations(source) {
 // The lines behind a program: `eval`, because an assignment to a constant would be refused where it is written out.
 function epilogue(names, number) {
   const accessors = names.map((name) => `get ${name}(){return ${name}},set ${name}(value){eval("${name}=value")}`);
-  return `\n;export function __exec_sandbox_scope(){return{__proto__:null,${accessors.join()}}}\nimport "exec-sandbox:${number}";\n`;
+  return `\n;export function __exec_sandbox_scope(){return{__proto__:null,${accessors.join()}}}\nimport "${takerOf(number)}";\n`;
 }
 
 function offerScope(execution, number) {
-  const taker = `exec-sandbox:${number}`;
+  const taker = takerOf(number);
   const take = `globalThis["${taker}"](program.__exec_sandbox_scope())`;
   const contents = `import * as program from ${JSON.stringify(execution.path)};${take}`;
   const load = () => ({ contents, loader: "js" });
@@ -223,18 +250,36 @@ function evaluate(source, execution, number) {
   return import(execution.path);
 }
 
+// In a copy of a machine: what is drawn from here on is not what other copies draw.
+function reseed(seed) {
+  setRandomSeed(Number(`0x${seed.slice(0, 8)}`));
+}
+
+// A number for the names of the next program. That of a rehearsal is no program's.
+function numberFor(verb) {
+  if (verb !== "rehearse") return `${(executions += 1)}`;
+  return `0${(rehearsals += 1)}`;
+}
+
 function next() {
-  const [verb, token, dir] = readLine().split(" ");
-  if (verb !== "exec" && verb !== "last") exit(70);
-  executions += 1;
-  const path = `${HOME}/.main-${executions}.ts`;
-  const execution = { isLast: verb === "last", token, path, saved: applyEnvironment(`${dir}/env`), settled: false };
+  let [verb, token, argument] = readLine().split(" ");
+  while (verb === "seed") {
+    reseed(argument);
+    if (!writeAll(CONTROL_FD, `\nseeded ${token}\n`)) exit(70);
+    [verb, token, argument] = readLine().split(" ");
+  }
+  if (verb !== "exec" && verb !== "last" && verb !== "rehearse") exit(70);
+  const dir = argument;
+  const number = numberFor(verb);
+  const path = `${HOME}/.main-${number}.ts`;
+  const rehearsal = verb === "rehearse" ? surroundings(number) : undefined;
+  const execution = { isLast: verb === "last", rehearsal, token, path, saved: applyEnvironment(`${dir}/env`), settled: false };
   running = execution;
   process.exitCode = 0;
   Bun.main = process.argv[1] = path;
   let module;
   try {
-    module = evaluate(readFileSync(`${dir}/code`, "utf8"), execution, executions);
+    module = evaluate(readFileSync(`${dir}/code`, "utf8"), execution, number);
   } catch (error) {
     fail(error);
     return;
@@ -252,23 +297,24 @@ async function settle(module, execution) {
 }
 
 // What the next execution needs of the language, which a program may have taken away.
-function rehearse() {
+function probe() {
   const [verb, token] = "exec token".split(" ");
-  const { names } = declarations("const rehearsed = 1");
-  if (`${verb} ${token} ${names}` !== "exec token rehearsed") throw new Error("not what it was");
+  const { names } = declarations("const probed = 1");
+  if (`${verb} ${token} ${names}` !== "exec token probed") throw new Error("not what it was");
 }
 
 function finish(code) {
-  const { isLast, token, path, saved } = running;
+  const { isLast, rehearsal, token, path, saved } = running;
   if (isLast) leave(code & 255);
   try {
-    keepDeclarations(running);
+    if (rehearsal === undefined) keepDeclarations(running);
     running = null;
     removeQuietly(path);
     restoreEnvironment(saved);
+    if (rehearsal !== undefined) restoreSurroundings(rehearsal, path);
     restoreStreams();
     listen();
-    rehearse();
+    probe();
     if (!writeAll(CONTROL_FD, `\ndone ${token} ${code & 255}\n`)) exit(code & 255);
   } catch {
     exit(code & 255); // a program broke what all of this stands on: then its end is the interpreter's
@@ -321,6 +367,7 @@ const first = { path: `${HOME}/.main-0.ts` };
 await evaluate("const warm: number = await 1; export {};", first, 0);
 removeQuietly(first.path);
 void first.scope?.warm;
+forgetModule(first.path, 0);
 listen();
 writeAll(CONTROL_FD, "ready\n");
 next();

@@ -4,6 +4,8 @@ The program's `__main__` is a module of its own, which lives from execution to e
 frame of this file is in a traceback. An execution lasts until its non-daemon threads have ended, as a script does. After the last
 one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's.
 
+A rehearsal runs in a `__main__` of its own that ends with it, and does not count. What it imports stays imported.
+
 A program may replace whatever it reaches by name. So this file has built-ins of its own, takes functions from modules before the first
 program runs, and makes whole before each execution what the one before it may have closed or replaced of the standard streams.
 """
@@ -14,7 +16,8 @@ import os
 import sys
 from _signal import setitimer
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from os import _exit, close, dup2, environb, fstat, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from gc import collect
+from os import _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
 from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
@@ -29,7 +32,9 @@ INTERRUPTED = 130
 POOL_STEP_SECONDS = 0.005
 # With less, not even this file's calls fit on the stack.
 MIN_RECURSION_LIMIT = 200
+REHEARSAL = "main-0.py"
 RECURSION_LIMIT = sys.getrecursionlimit()
+fromhex = bytes.fromhex
 PathFinder = modules["_frozen_importlib_external"].PathFinder
 show_by_default = sys.__excepthook__
 
@@ -120,10 +125,18 @@ class Interpreter:
         self.run("print(end='')", "<warm-up>")
         self.say(b"ready\n", 1)
         while True:
-            verb, token, directory = self.read_line().split(b" ", 2)
-            if verb not in (b"exec", b"last"):
+            verb, token, argument = self.read_line().split(b" ", 2)
+            if verb == b"seed":
+                self.reseed(argument)
+                self.say(b"\nseeded %s\n" % token, 1)
+                continue
+            if verb == b"rehearse":
+                code = self.rehearse(argument)
+            elif verb in (b"exec", b"last"):
+                self.executions += 1
+                code = self.execute(argument, "main.py" if self.executions == 1 else "main-%d.py" % self.executions)
+            else:
                 _exit(70)
-            code = self.execute(directory)
             self.streams.flush()
             if verb == b"last":
                 return code
@@ -162,9 +175,46 @@ class Interpreter:
             except BaseException:
                 pass  # a signal's handler; a report that is said twice does not count twice
 
-    def execute(self, directory):
-        self.executions += 1
-        name = "main.py" if self.executions == 1 else "main-%d.py" % self.executions
+    def rehearse(self, directory):
+        main, runner, variables, place = self.main, self.runner, dict(environb), getcwdb()
+        self.main, self.runner = type(sys)("__main__"), None
+        self.main.__builtins__ = main.__builtins__
+        try:
+            return self.execute(directory, REHEARSAL)
+        finally:
+            self.end_loop()
+            self.main.__dict__.clear()
+            self.main, self.runner = main, runner
+            modules["__main__"] = main
+            modules["linecache"].cache.pop(REHEARSAL, None)
+            if environb != variables:
+                environb.clear()
+                environb.update(variables)
+            chdir(place)
+            # What refers to itself would outlive the rehearsal, and end in somebody's program.
+            collect()
+
+    def end_loop(self):
+        if self.runner is not None:
+            self.runner.close()
+            events = modules["asyncio.events"]
+            # That there was a loop is remembered by the policy, and then none is made for who asks without one.
+            getattr(events, "_set_event_loop_policy", events.set_event_loop_policy)(None)
+
+    def reseed(self, seed):
+        """In a copy of a machine: what is drawn from here on is not what other copies draw. Modules that are not there need nothing."""
+        try:
+            seed = fromhex(seed.decode())
+            if "random" in modules:
+                modules["random"].seed(seed[:16])
+            if "numpy.random" in modules:
+                modules["numpy.random"].seed(list(seed[16:]))
+            if "_ssl" in modules:
+                modules["_ssl"].RAND_add(seed, len(seed))
+        except BaseException:
+            _exit(70)  # a program broke what this stands on: another interpreter is better than a copy
+
+    def execute(self, directory, name):
         code, saved = 1, {}
         try:
             self.make_whole()

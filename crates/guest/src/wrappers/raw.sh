@@ -5,6 +5,8 @@
 # child inherits, and afterwards makes the streams whole again, whatever the program did to them. A program whose first line names
 # another interpreter is run as a file.
 #
+# A rehearsal is sourced into a copy of this shell, which ends with it. A seed is taken for RANDOM, the only thing that is drawn here.
+#
 # An EXIT trap runs at the end of the execution that set it, as it would at the end of a script; the options -e, -u and -x and the
 # traps DEBUG, ERR and RETURN end with their execution, because this file would run under them. So do functions called `builtin`
 # and `unset`. When something here fails all the same, the shell ends with the program's code.
@@ -22,9 +24,16 @@ __exec_sandbox_code=0
 # `until`, because after `set -n` every command seems to succeed and none is executed.
 # `mapfile` instead of `read`, because a program may have made IFS read-only.
 until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_sandbox_line[@]} == 0 ]]; do
+    __exec_sandbox_verb=${__exec_sandbox_line%% *}
     __exec_sandbox_token=${__exec_sandbox_line#* }
     __exec_sandbox_dir=${__exec_sandbox_token#* }
     __exec_sandbox_token=${__exec_sandbox_token%% *}
+    if [[ $__exec_sandbox_verb == seed ]]; then
+        # One that a program has unset is no special one any more.
+        [[ ! -v RANDOM ]] || RANDOM=$((16#${__exec_sandbox_dir:0:8}))
+        \builtin printf '\nseeded %s\n' "$__exec_sandbox_token" >&1000 || \builtin exit 70
+        \builtin continue
+    fi
     # The variables of this execution, and what they hid.
     __exec_sandbox_hidden=()
     __exec_sandbox_added=()
@@ -46,6 +55,8 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_san
     for __exec_sandbox_once in 1; do
         if [[ $__exec_sandbox_first =~ ^'#!' && ! $__exec_sandbox_first =~ $__exec_sandbox_shell ]]; then
             "$__exec_sandbox_dir/code" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
+        elif [[ $__exec_sandbox_verb == rehearse ]]; then
+            (\builtin source "$__exec_sandbox_dir/code") 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
         else
             \builtin source "$__exec_sandbox_dir/code" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
         fi

@@ -54,6 +54,7 @@ impl Wrapper {
         let wrapper = format!("{}/src/wrappers/{file}", env!("CARGO_MANIFEST_DIR"));
         let mut command = Command::new(program);
         command.args(arguments).arg(wrapper).current_dir(dir.path()).env("HOME", dir.path());
+        command.env("BUN_RUNTIME_TRANSPILER_CACHE_PATH", "0");
         command.stdin(Stdio::null()).stdout(output("stdout")).stderr(output("stderr"));
         let fd = theirs.as_raw_fd();
         let inherit = move || {
@@ -77,6 +78,33 @@ impl Wrapper {
     /// Runs a program with variables, each ended by a NUL.
     pub(crate) fn run_with(&mut self, code: &str, variables: &str) -> Outcome {
         self.execute("exec", code, variables)
+    }
+
+    /// Runs a program that is nobody's.
+    pub(crate) fn rehearse(&mut self, code: &str) -> Outcome {
+        self.rehearse_with(code, "")
+    }
+
+    /// Runs a program that is nobody's with variables, each ended by a NUL.
+    pub(crate) fn rehearse_with(&mut self, code: &str, variables: &str) -> Outcome {
+        self.execute("rehearse", code, variables)
+    }
+
+    /// Gives the interpreter a seed of 32 such bytes.
+    pub(crate) fn reseed(&mut self, byte: u8) {
+        let token = "5eed".repeat(8);
+        let request = format!("seed {token} {}\n", format!("{byte:02x}").repeat(32));
+        self.control.get_mut().write_all(request.as_bytes()).expect("the wrapper listens");
+        assert_eq!([self.line(), self.line()], ["\n".to_owned(), format!("seeded {token}\n")]);
+    }
+
+    /// The names in the home directory.
+    pub(crate) fn home(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.dir.path()).expect("it is there").flatten();
+        let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names.retain(|name| !matches!(&name[..], "stdout" | "stderr") && name.parse::<u32>().is_err());
+        names
     }
 
     /// Runs the last program.

@@ -163,3 +163,47 @@ fn the_control_socket_is_not_inherited_and_junk_on_it_means_nothing() {
         js.run("require('fs').writeSync(1000, 'done 0 0\\nready\\njunk'); process.exitCode = 5").is_clean(5, "");
     });
 }
+
+#[test]
+fn a_rehearsal_runs_as_a_program_does_and_leaves_no_trace() {
+    with_javascript(|mut js| {
+        let rehearsal = "const one: number = 1; globalThis.two = one + 1; let three = await Promise.resolve(3);\n\
+                         process.env.B = 'left'; process.chdir('/'); setTimeout(() => console.log(one, two, three, process.env.A), 5);\n\
+                         console.error('err'); process.exitCode = 6;";
+        for _ in 0..2 {
+            let outcome = js.rehearse_with(rehearsal, "A=b\0");
+            assert_eq!((&outcome.end, &outcome.stdout[..], &outcome.stderr[..]), (&End::Done(6), "1 2 3 b\n", "err\n"));
+        }
+        let outcome = js.rehearse("\nthrow new Error('why'); // here");
+        assert_eq!(outcome.end, End::Done(1));
+        assert!(outcome.stderr.contains("why"), "{}", outcome.stderr);
+        let first = "import { basename } from 'node:path'; console.log(typeof one, typeof two, typeof three, process.env.A, process.env.B,\n\
+                     process.cwd() === process.env.HOME, basename(process.argv[1]), basename(Bun.main), Object.keys(require.cache).map((p) => basename(p)),\n\
+                     Object.getOwnPropertyNames(globalThis).length)";
+        with_javascript(|mut unrehearsed| {
+            let outcome = unrehearsed.run(first);
+            assert_eq!(outcome.end, End::Done(0), "{}", outcome.stderr);
+            js.run(first).is_clean(0, &outcome.stdout);
+        });
+        assert_eq!(js.home(), [""; 0]);
+        js.run("let one = 'mine'").is_clean(0, "");
+        js.rehearse("console.log(one); const two = 2").is_clean(0, "mine\n");
+        js.run("console.log(one, typeof two)").is_clean(0, "mine undefined\n");
+    });
+}
+
+#[test]
+fn after_the_same_rehearsal_interpreters_draw_alike_only_with_the_same_seed() {
+    let draw = |seed| {
+        let mut drawn = String::new();
+        with_javascript(|mut js| {
+            js.rehearse("Math.random()").is_clean(0, "");
+            js.reseed(seed);
+            drawn = js.run("console.log(Math.random(), Math.random())").stdout;
+        });
+        drawn
+    };
+    let first = draw(1);
+    assert_eq!(first, draw(1));
+    assert!(first.is_empty() || first != draw(2), "{first}");
+}

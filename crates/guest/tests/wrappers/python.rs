@@ -218,3 +218,75 @@ fn the_control_socket_is_not_inherited() {
     let outcome = python().run(program);
     assert!(!outcome.stdout.contains("1000"), "{}", outcome.stdout);
 }
+
+#[test]
+fn a_rehearsal_runs_as_a_program_does_and_leaves_no_trace() {
+    let mut python = python();
+    let first = "import os, sys, threading\nprint(sorted(k for k in globals() if k[0] != '_'), sys.argv, sys.modules['__main__'].__dict__ is globals())\n\
+                 print(os.environ.get('A'), os.environ.get('B'), os.getcwd() == os.environ['HOME'], len(os.listdir('/proc/self/fd')), threading.active_count())";
+    let fds = Wrapper::start("python3", &[], "python.py").run(first).stdout;
+    let rehearsal = "import __main__, asyncio, json, os, sys\nfrom os import environ as e\nclass Loop:\n    def __del__(self): print('gone')\n\
+                     loop = Loop(); loop.me = loop\nasync def f(): return 5\n__main__.left = await f()\n\
+                     print(left, e['A'], __name__, len(sys.argv))\nprint('err', file=sys.stderr)\n\
+                     e['B'] = 'left'; os.chdir('/'); raise ValueError('why')  # here";
+    for _ in 0..2 {
+        let outcome = python.rehearse_with(rehearsal, "A=b\0");
+        assert_eq!(
+            (&outcome.end, &outcome.stdout[..]),
+            (&End::Done(1), "5 b __main__ 1\ngone\n"),
+            "{}",
+            outcome.stderr
+        );
+        assert!(outcome.stderr.starts_with("err\nTraceback"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("line 10, in <module>\n    e['B']"), "{}", outcome.stderr);
+    }
+    python.run(first).is_clean(0, &fds);
+    let outcome = python.run(
+        "import asyncio, sys\nassert 'json' in sys.modules\nasyncio.get_event_loop_policy().get_event_loop()\n1 / 0",
+    );
+    assert!(
+        outcome.stderr.contains("File \"main-2.py\", line 4") && !outcome.stderr.contains("RuntimeError"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(python.home(), [""; 0]);
+}
+
+#[test]
+fn a_rehearsal_between_programs_takes_nothing_from_them() {
+    let mut python = python();
+    python
+        .run("import asyncio\nkept = asyncio.Event()\nawait asyncio.sleep(0)\nloop = asyncio.get_running_loop()")
+        .is_clean(0, "");
+    python.rehearse("kept = 0\nimport asyncio\nawait asyncio.sleep(0)").is_clean(0, "");
+    python
+        .run("assert asyncio.get_running_loop() is loop\nkept.set()\nprint(await kept.wait(), __name__)")
+        .is_clean(0, "True __main__\n");
+}
+
+#[test]
+fn after_the_same_rehearsal_interpreters_draw_alike_only_with_the_same_seed() {
+    let draw = |seed| {
+        let mut python = python();
+        python.rehearse("import random\nrandom.seed(1)").is_clean(0, "");
+        python.reseed(seed);
+        python.run("import random; print(random.random(), random.getrandbits(64))").stdout
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+}
+
+#[test]
+fn a_seed_imports_nothing_and_reaches_every_generator_that_is_there() {
+    let mut python = python();
+    let modules = "import sys\nprint(sorted(sys.modules))";
+    let before = python.run(modules).stdout;
+    python.reseed(3);
+    python.run(modules).is_clean(0, &before);
+    // What numpy would be told.
+    let stand_in = "import sys, types, _ssl\nnumpy = types.ModuleType('numpy.random')\nnumpy.seed = lambda words: print(words)\n\
+                    sys.modules['numpy.random'] = numpy";
+    python.run(stand_in).is_clean(0, "");
+    python.reseed(4);
+    python.run("print('next')").is_clean(0, "next\n");
+}

@@ -144,3 +144,35 @@ fn options_that_do_not_show_the_wrapper_are_kept() {
     shell.run(first).is_clean(0, "");
     shell.run("six; shopt -q shift_verbose; shopt -q sourcepath").is_clean(1, "6\n");
 }
+
+#[test]
+fn a_rehearsal_runs_as_a_program_does_and_leaves_no_trace() {
+    let mut shell = shell();
+    let state = "{ declare -p | grep -v -e ' BASH' -e __exec_sandbox -e RANDOM -e SECONDS -e EPOCH -e ' _=' -e PIPESTATUS; declare -F; trap -p; hash; alias; shopt -p; pwd; set +o; jobs; } | sed \"s|$HOME|~|\"";
+    let expected = self::shell().run(state).stdout;
+    let rehearsal = "x=5; export A=c B=d; f() { :; }; trap 'echo bye' EXIT; set -e; shopt -s extglob; cd /; alias l=ls; echo $A$x; ls >/dev/null; exit 7";
+    for _ in 0..2 {
+        shell.rehearse_with(rehearsal, "A=b\0").is_clean(7, "c5\nbye\n");
+    }
+    shell.run(state).is_clean(0, &expected);
+    let outcome = shell.rehearse("no-such-command");
+    assert_eq!(outcome.end, End::Done(127));
+    shell.rehearse("#!/usr/bin/env python3\nprint(6)").is_clean(0, "6\n");
+    assert_eq!(shell.home(), [""; 0]);
+}
+
+#[test]
+fn after_the_same_rehearsal_shells_draw_alike_only_with_the_same_seed() {
+    let draw = |seed| {
+        let mut shell = shell();
+        shell.rehearse("echo $RANDOM >/dev/null").is_clean(0, "");
+        shell.reseed(seed);
+        shell.run("echo $RANDOM $RANDOM $RANDOM").stdout
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+    let mut shell = shell();
+    shell.run("unset RANDOM").is_clean(0, "");
+    shell.reseed(1);
+    shell.run("echo ${RANDOM-none}").is_clean(0, "none\n");
+}

@@ -175,6 +175,7 @@ impl World {
                 Effect::Send(frame) => self.send(vec![frame]),
                 Effect::Tell(command) => self.tell(Some(command)),
                 Effect::Clock(_) => {}
+                Effect::Renew(_) => panic!("no host here has sent a seed"),
                 Effect::Network(network) => panic!("no host here has named {network:?}"),
                 Effect::File(job) => panic!("no host here has asked for {job:?}"),
                 Effect::Greet => panic!("each Hello of this host is an answer"),
@@ -194,7 +195,7 @@ impl World {
                 self.follow(effects);
             }
             Some(Command::Cancel(_)) => self.end(),
-            Some(Command::Signal(..)) | None => {}
+            Some(Command::Signal(..) | Command::Reseed(_)) | None => {}
         }
     }
 
@@ -272,9 +273,12 @@ fn noise() -> impl Strategy<Value = Frame> {
     });
     let point = (0_u32..80, 0_u64..300_000, 0_u32..300_000).prop_map(|(op, have, credit)| point(op, have, credit));
     let hello = prop::collection::vec(point, 0..3).prop_map(|points| hello(points).into_frame(CONNECTION_OP));
+    let seed = prop_oneof![Just(limits::SEED_BYTES), 0_usize..64].prop_map(|bytes| vec![7; bytes]);
+    let copied = seed.prop_map(|seed| Hello { generation: GENERATION, seed, ..Hello::default() });
+    let copied = copied.prop_map(|hello| HostMessage::Hello(hello).into_frame(CONNECTION_OP));
     let begin = (0_u32..80).prop_map(|op| start(0).into_frame(op));
     let credit = (0_u32..80, 0_u32..300_000).prop_map(|(op, bytes)| credit(bytes).into_frame(op));
-    prop_oneof![3 => any_frame, 1 => hello, 3 => begin, 1 => credit]
+    prop_oneof![3 => any_frame, 1 => hello, 1 => copied, 3 => begin, 1 => credit]
 }
 
 proptest! {
