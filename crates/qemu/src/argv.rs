@@ -60,7 +60,15 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
 pub fn shape(machine: &Machine) -> Vec<String> {
     let nothing = RootDisk { path: PathBuf::new() };
     let network = machine.network.map(|card| NetworkCard { fd: 0, ..card });
-    let plain = Machine { name: String::new(), start: Start::Blank, root_disk: nothing, agent_fd: 0, qmp_fd: 0, network, ..machine.clone() };
+    let plain = Machine {
+        name: String::new(),
+        start: Start::Blank,
+        root_disk: nothing,
+        agent_fd: 0,
+        qmp_fd: 0,
+        network,
+        ..machine.clone()
+    };
     let mut args = Args::default();
     board(&plain, &mut args);
     devices(&plain, &mut args);

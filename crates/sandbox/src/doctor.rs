@@ -185,7 +185,12 @@ fn jail(settings: &Settings, program: &QemuProgram) -> Check {
     let accelerator = host::accelerator(settings, program).map(|verdict| verdict.accelerator);
     let accelerator = accelerator.unwrap_or(Accelerator::Tcg { tsc_khz: None });
     let image = host::image(settings).ok().and_then(|image| ImageFiles::open(&image).ok());
-    let confinement = host::confinement(&program.path, &accelerator, image.as_ref().map(|image| (image, None)), settings.cgroup.as_deref());
+    let confinement = host::confinement(
+        &program.path,
+        &accelerator,
+        image.as_ref().map(|image| (image, None)),
+        settings.cgroup.as_deref(),
+    );
     let layers = confinement.layers();
     let describe = |layer: &Layer<'_>| match layer.missing {
         None => layer.name.clone(),

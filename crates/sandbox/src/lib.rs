@@ -40,7 +40,6 @@ mod request;
 mod run_dir;
 mod scheduler;
 mod session;
-#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "no VM is saved yet"))]
 mod snapshot;
 mod vm;
 

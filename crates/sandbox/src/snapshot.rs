@@ -150,6 +150,7 @@ impl Store {
     }
 
     /// Where it is.
+    #[cfg(test)]
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }

@@ -84,10 +84,6 @@ impl Draft {
         &self.state
     }
 
-    pub(crate) fn key(&self) -> Key {
-        self.key
-    }
-
     /// The snapshot as it will be, for use in this process at once. From here on its files are read-only.
     pub(crate) fn template(&self) -> io::Result<Arc<Template>> {
         self.seal()?;

@@ -88,6 +88,7 @@ impl Template {
     }
 
     /// What both files take of the disk.
+    #[cfg(test)]
     pub(crate) fn allocated_bytes(&self) -> io::Result<u64> {
         Ok((self.ram.metadata()?.blocks() + self.state.metadata()?.blocks()) * BLOCK_BYTES)
     }

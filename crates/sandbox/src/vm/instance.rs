@@ -205,7 +205,8 @@ impl Instance {
 
     /// What is known of a QEMU that has ended by itself.
     pub(super) async fn obituary(&mut self, ended: Ended) -> Obituary {
-        let (stderr, monitor) = tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take().map(Monitor::into_reader)));
+        let (stderr, monitor) =
+            tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take().map(Monitor::into_reader)));
         Obituary { how: describe(ended), monitor: monitor.flatten(), stderr: stderr.unwrap_or_default() }
     }
 }

@@ -354,7 +354,9 @@ fn landlock_leaves_the_hypervisors_device_to_who_uses_it() {
         return;
     }
     let id = crate::host::new_vm_id();
-    let find = |kvm| Confinement::find(&Subject { id: &id, program: Path::new("/bin/sh"), files: &[], directory: None, kvm }, None);
+    let find = |kvm| {
+        Confinement::find(&Subject { id: &id, program: Path::new("/bin/sh"), files: &[], directory: None, kvm }, None)
+    };
     let (without, with) = (find(false), find(true));
     assert_eq!(with.landlock.is_ok(), without.landlock.is_ok(), "{:?}", with.landlock);
 }

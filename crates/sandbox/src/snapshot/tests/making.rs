@@ -17,7 +17,10 @@ fn one_makes_a_snapshot_at_a_time_in_whatever_process() {
     assert!(begin(&store, &parts("1")).is_none(), "another task");
     assert!(begin(&super::store(&dir), &parts("1")).is_none(), "another scheduler of this process");
     assert!(is_well(fork(|| begin(&super::store(&dir), &parts("1")).is_none())), "another process");
-    assert_eq!(begin(&store, &parts("2")).expect("it is another snapshot").key(), parts("2").key());
+    assert_eq!(
+        begin(&store, &parts("2")).expect("it is another snapshot").template().expect("it is there").key(),
+        parts("2").key()
+    );
     drop(draft);
     assert_eq!(names(&store.drafts_dir()), [""; 0]);
     assert!(begin(&super::store(&dir), &parts("1")).is_some());

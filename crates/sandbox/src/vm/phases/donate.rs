@@ -6,13 +6,13 @@
 use std::{fs::File, io};
 
 use exec_sandbox_qemu::qmp::{self, Migration};
+use exec_sandbox_wire::{CONNECTION_OP, GuestMessage, HostMessage};
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
     sync::oneshot,
     time::{Duration, Instant, sleep, sleep_until},
 };
-use exec_sandbox_wire::{CONNECTION_OP, GuestMessage, HostMessage};
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{

@@ -42,7 +42,12 @@ pub(in crate::vm) enum Life {
 impl Prepared {
     /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
     /// directory's lock may have to be waited for.
-    pub(in crate::vm) async fn new(host: Arc<Host>, vm_id: String, spec: ValidVm, life: Life) -> Result<Self, BootError> {
+    pub(in crate::vm) async fn new(
+        host: Arc<Host>,
+        vm_id: String,
+        spec: ValidVm,
+        life: Life,
+    ) -> Result<Self, BootError> {
         let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, spec, life)).await;
         prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
     }
