@@ -6,12 +6,13 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 20] = [
+const UNSAFE_ROOMS: [&str; 21] = [
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
     "crates/guest/src/files/identity.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/network/interface.rs",
+    "crates/guest/src/random.rs",
     "crates/guest/src/spawn.rs",
     "crates/guest/tests/wrappers/harness.rs",
     "crates/sandbox/src/accel/guest.rs",
