@@ -24,11 +24,16 @@ const { setRandomSeed } = require("bun:jsc");
 const CONTROL_FD = 1000;
 // What Node answers when a top-level await can never settle.
 const UNSETTLED_EXIT_CODE = 13;
+// Bun draws random bytes ahead and hands out pieces of at most so many from there.
+const BUFFERED_RANDOM_BYTES = 2048;
+const SMALL_RANDOM_BYTES = 256;
+const MAX_MARKER_BYTES = 1024 * 1024;
 const MODULE_NAME = /^\.main-[0-9]+\.ts$/;
 
 const { readSync, writeSync, readFileSync, writeFileSync, unlinkSync, readdirSync, fstatSync, openSync, closeSync } = fs;
 // A program may replace whatever it reaches by name.
-const { Atomics, Buffer, Bun, Number, Object, process } = globalThis;
+const { Atomics, Buffer, Bun, Number, Object, Uint8Array, process } = globalThis;
+const getRandomValues = crypto.getRandomValues.bind(crypto);
 const { inspect } = Bun;
 const { env } = process;
 const HOME = env.HOME;
@@ -42,6 +47,7 @@ const USES_COMMONJS = /(^|[^.\w$"'`])(module|exports)\s*[.[=]|require\.main/;
 
 let executions = 0;
 let rehearsals = 0;
+let markers = []; // see findMarkers; unknown after a program
 let running = null; // { isLast, rehearsal, token, path, saved, settled, imports, names, scope }
 
 // The standard streams as they were at the start, out of the way of what a program closes.
@@ -250,9 +256,42 @@ function evaluate(source, execution, number) {
   return import(execution.path);
 }
 
+// Where BoringSSL notices that its generator's state is a copy: pages that the kernel would wipe in a forked child (MADV_WIPEONFORK).
+// Nobody wipes them in a copy of the machine, so this does. The search takes long; after a rehearsal it is made where there is time.
+function findMarkers() {
+  const found = [];
+  let range;
+  for (const line of readFileSync("/proc/self/smaps", "latin1").split("\n")) {
+    const bounds = /^([0-9a-f]+)-([0-9a-f]+) /.exec(line);
+    if (bounds !== null) range = [Number(`0x${bounds[1]}`), Number(`0x${bounds[2]}`)];
+    else if (/^VmFlags:.* wf( |$)/.test(line)) found.push(range);
+  }
+  return found;
+}
+
+function wipe(markers) {
+  const memory = openSync("/proc/self/mem", "r+");
+  for (const [start, end] of markers) {
+    if (end - start > MAX_MARKER_BYTES) exit(70); // a program's own: another interpreter is better than a copy
+    writeSync(memory, Buffer.alloc(end - start), 0, end - start, start);
+  }
+  closeSync(memory);
+}
+
 // In a copy of a machine: what is drawn from here on is not what other copies draw.
 function reseed(seed) {
-  setRandomSeed(Number(`0x${seed.slice(0, 8)}`));
+  try {
+    setRandomSeed(Number(`0x${seed.slice(0, 8)}`));
+    markers ??= findMarkers();
+    if (markers.length === 0) return; // no generator has been used
+    wipe(markers);
+    // What Bun had drawn ahead.
+    for (let drawn = 0; drawn <= BUFFERED_RANDOM_BYTES; drawn += SMALL_RANDOM_BYTES) {
+      getRandomValues(new Uint8Array(SMALL_RANDOM_BYTES));
+    }
+  } catch {
+    exit(70); // a program broke what this stands on
+  }
 }
 
 // A number for the names of the next program. That of a rehearsal is no program's.
@@ -312,6 +351,7 @@ function finish(code) {
     removeQuietly(path);
     restoreEnvironment(saved);
     if (rehearsal !== undefined) restoreSurroundings(rehearsal, path);
+    markers = rehearsal !== undefined ? findMarkers() : undefined;
     restoreStreams();
     listen();
     probe();

@@ -207,3 +207,22 @@ fn after_the_same_rehearsal_interpreters_draw_alike_only_with_the_same_seed() {
     assert_eq!(first, draw(1));
     assert!(first.is_empty() || first != draw(2), "{first}");
 }
+
+#[test]
+fn a_seed_is_taken_whether_or_not_the_rehearsal_has_used_a_generator() {
+    with_javascript(|mut js| {
+        for (rehearsal, markers) in [("", 0), ("crypto.randomUUID()", 1)] {
+            js.rehearse(rehearsal).is_clean(0, "");
+            js.reseed(7);
+            let count = "console.log(require('fs').readFileSync('/proc/self/smaps', 'latin1').split('\\n').filter((l) => /^VmFlags.* wf/.test(l)).length)";
+            js.rehearse(count).is_clean(0, &format!("{markers}\n"));
+        }
+        let uuid = js.run("console.log(crypto.randomUUID())").stdout;
+        js.reseed(7);
+        assert_ne!(
+            js.run("console.log(crypto.randomUUID())").stdout,
+            uuid,
+            "programs have run, and it is taken all the same"
+        );
+    });
+}
