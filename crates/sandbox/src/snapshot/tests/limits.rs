@@ -102,7 +102,7 @@ fn what_is_not_the_stores_is_left_alone() {
     fs::create_dir(store.trash_dir()).expect("it is new");
     fs::write(store.trash_dir().join("left"), "by one who was killed").expect("it is ours");
     tidy::tidy(&store, now + HOUR);
-    assert_eq!(names(&store.dir), ["README", "drafts", "locks", "trash"]);
+    assert_eq!(names(&store.dir), ["README", "drafts", "locks", "memories", "trash"]);
     assert_eq!(names(&store.trash_dir()), [""; 0]);
     assert_eq!(names(&store.locks_dir()), [parts("a").key().to_string()], "a lock is never removed");
 }
