@@ -331,7 +331,8 @@ impl Operations {
         self.executing = Some(op);
         let begin = Command::Begin(op, terms, Rc::clone(&streams), now);
         self.table.insert(op, Operation { state: State::Collecting(assembly), streams, cancelled: false });
-        let mut effects = vec![Effect::Tell(begin)];
+        let clock = (start.unix_time_ns != 0).then_some(Effect::Clock(start.unix_time_ns));
+        let mut effects: Vec<Effect> = clock.into_iter().chain([Effect::Tell(begin)]).collect();
         if start.program_bytes == 0 {
             effects.extend(self.collect(op, &Bytes::new()));
         }

@@ -43,8 +43,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 const LAST_LOOK: Duration = Duration::from_secs(2);
 
-/// The host's memory and CPU that VMs may use.
-#[derive(Debug)]
+/// The host's memory and CPU that VMs may use. Clones are the same.
+#[derive(Clone, Debug)]
 pub(crate) struct Admission {
     shared: Arc<Shared>,
 }
@@ -126,13 +126,32 @@ impl Admission {
 
     /// Waits for the memory of a VM with a guest of `memory_mib` and the CPU to boot it. Dropping the future leaves the line.
     pub(crate) async fn admit(&self, memory_mib: u32, priority: Priority) -> Result<Permit, Error> {
-        let size = self.shared.budget.vm(memory_mib);
-        let (asked, doing) = (Instant::now(), || format!("admitting a VM of {memory_mib} MiB"));
+        self.hold(self.shared.budget.vm(memory_mib), priority, || format!("admitting a VM of {memory_mib} MiB")).await
+    }
+
+    async fn hold(
+        &self,
+        size: Size,
+        priority: Priority,
+        doing: impl Fn() -> String + Send,
+    ) -> Result<Permit, Error> {
+        let asked = Instant::now();
         let memory =
             self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;
         let cpu = self.shared.state().ledger.split_cpu(memory.ticket);
         let cpu = cpu.map(|ticket| Cpu { _claim: Claim { shared: Arc::clone(&self.shared), ticket } });
         Ok(Permit { memory, cpu, waited: asked.elapsed() })
+    }
+
+    /// Waits, behind everybody else, for the memory of a QEMU that has no guest yet, and the CPU to start it.
+    pub(crate) async fn admit_blank(&self) -> Result<Permit, Error> {
+        self.hold(self.shared.budget.blank(), Priority::Low, || "admitting a QEMU without a guest".into()).await
+    }
+
+    /// Whether the first who waits does so for memory.
+    pub(crate) fn is_short_of_memory(&self) -> bool {
+        let state = self.shared.state();
+        state.shut.is_some() || state.ledger.is_short_of_memory()
     }
 
     /// Refuses everyone who waits and everyone who comes.

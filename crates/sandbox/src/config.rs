@@ -20,6 +20,9 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// More than a machine keeps busy, and each VM takes its memory.
+const MOST_WARM_POOL_SIZE: usize = 64;
+
 /// Least that snapshots may take: with less, each would be made in vain.
 const LEAST_SNAPSHOT_MAX_BYTES: u64 = 256 * MIB;
 const MOST_SNAPSHOT_MAX_BYTES: u64 = 1024 * GIB;
@@ -49,6 +52,9 @@ pub struct SchedulerConfig {
     pub offline: bool,
     /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// VMs of each language that are kept ready, with the default memory and no network: at most 64. 0: none, and nothing is started
+    /// ahead of need.
+    pub warm_pool_size: usize,
     /// Whether VMs start as copies of a guest that was saved when its interpreter was warm. If not, each is booted.
     pub snapshots: bool,
     /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
@@ -101,6 +107,7 @@ impl Default for SchedulerConfig {
             auto_download_assets: true,
             offline: false,
             cache_dir: None,
+            warm_pool_size: 0,
             snapshots: true,
             snapshot_dir: None,
             snapshot_max_bytes: 4 * GIB,
@@ -160,6 +167,7 @@ impl SchedulerConfig {
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
         check_range("snapshot_max_age", self.snapshot_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
         check_snapshot_bytes(self.snapshot_max_bytes)?;
+        check_pool(self.warm_pool_size)?;
         check_resolvers(self.resolvers.as_deref())?;
         exceptions(&self.network_exceptions)?;
         let registries = Registries::configured(&self.registries, environment.registries.as_deref())?;
@@ -212,6 +220,14 @@ fn check_resolvers(resolvers: Option<&[SocketAddr]>) -> Result<(), Error> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::InvalidConfig, format!("resolvers must name 1 to {MAX_RESOLVERS} addresses")))
+}
+
+fn check_pool(size: usize) -> Result<(), Error> {
+    if size <= MOST_WARM_POOL_SIZE {
+        return Ok(());
+    }
+    let message = format!("warm_pool_size must be at most {MOST_WARM_POOL_SIZE}, not {size}");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 fn check_snapshot_bytes(most: u64) -> Result<(), Error> {

@@ -19,7 +19,7 @@ use exec_sandbox_qemu as qemu;
 use tracing::{debug, warn};
 
 use crate::{
-    Error, ErrorKind, accel,
+    Error, ErrorKind, Language, accel,
     admission::{Budget, Machine},
     assets,
     config::Settings,
@@ -27,6 +27,7 @@ use crate::{
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
     snapshot::{Parts, Shelf},
+    vm::Blanks,
 };
 
 /// What QEMU may take beside the guest's memory before its control group ends it, in MiB: the whole translation buffer of 256 under
@@ -49,6 +50,10 @@ pub(crate) struct Host {
     /// The snapshots that its VMs may be copies of, and where QEMU finds their memories; `None`: VMs are always booted.
     pub(crate) snapshots: Option<Arc<Shelf>>,
     memories: Option<File>,
+    /// QEMUs that wait for their guests.
+    pub(crate) blanks: Blanks,
+    /// Those that the image has interpreters for.
+    pub(crate) languages: Vec<Language>,
     confined: Mutex<Confined>,
     /// The gateway that was named, and the one that was found last.
     gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
@@ -115,6 +120,10 @@ impl Host {
             Some((shelf, memories)) => (Some(Arc::new(shelf)), Some(memories)),
             None => (None, None),
         };
+        // Without snapshots there is nothing that a blank could be told.
+        let blanks = if snapshots.is_some() { settings.config.warm_pool_size } else { 0 };
+        let has = |language: &Language| image.manifest().languages.contains_key(language.name());
+        let languages: Vec<Language> = Language::ALL.into_iter().filter(has).collect();
         let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
@@ -133,6 +142,8 @@ impl Host {
             image,
             snapshots,
             memories,
+            blanks: Blanks::new(blanks, settings.config.default_memory_mib),
+            languages,
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,

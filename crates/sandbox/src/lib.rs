@@ -33,6 +33,7 @@ mod manager;
 mod network;
 mod outcome;
 mod paths;
+mod pool;
 mod private_dir;
 mod process;
 mod qemu_program;

@@ -1,19 +1,21 @@
 //! The manager of VMs: it checks what is asked for, waits for memory and CPU, and makes VMs. It owns none of them: each has a
 //! supervisor, and the manager only knows that they are still there.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use tokio::time::sleep;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
 use crate::{
     Error, ErrorKind, QemuVm, SchedulerConfig, VmSpec,
-    admission::{Admission, Kernel, Priority},
+    admission::{Admission, Kernel, Permit, Priority},
     assets,
     config::Settings,
     host::{self, Facts, Host},
     network::Registries,
     paths::Environment,
+    pool::Pool,
     request::ValidVm,
     run_dir,
     vm::Common,
@@ -21,6 +23,9 @@ use crate::{
 
 /// How long [`VmManager::close`] waits for VMs that are being torn down.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How soon a VM of the pool makes room for a request that waits for memory, and how soon the next one does.
+const PRESSURE_LOOK: Duration = Duration::from_millis(50);
 
 /// Makes VMs.
 ///
@@ -31,6 +36,8 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 pub struct VmManager {
     common: Common,
     admission: Admission,
+    /// `None`: nothing is started ahead of need.
+    pool: Option<Arc<Pool>>,
 }
 
 impl VmManager {
@@ -55,7 +62,10 @@ impl VmManager {
         }
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
-        Ok(Self { common: Common { config: Arc::new(config), host: Arc::new(host), alive, closing }, admission })
+        let (config, host, bell) = (Arc::new(config), Arc::new(host), Arc::default());
+        let common = Common { config, host, alive, closing, bell };
+        let pool = Pool::start(&common, &admission);
+        Ok(Self { common, admission, pool })
     }
 
     /// The configuration that it was started with.
@@ -123,8 +133,37 @@ impl VmManager {
             let host = Arc::clone(&self.common.host);
             host::blocking("finding the gateway", move || host.gateway().map(drop)).await?;
         }
-        let permit = self.admission.admit(spec.memory_mib, Priority::Normal).await?;
+        if let Some(pool) = &self.pool
+            && let Some(vm) = pool.take(&spec).await
+        {
+            return Ok(vm);
+        }
+        let permit = self.admit(spec.memory_mib).await?;
         QemuVm::boot(&self.common, spec, permit).await
+    }
+
+    /// Waits for memory and CPU; what the pool keeps makes room for whoever waits for memory.
+    async fn admit(&self, memory_mib: u32) -> Result<Permit, Error> {
+        let mut admitted = pin!(self.admission.admit(memory_mib, Priority::Normal));
+        let Some(pool) = &self.pool else { return admitted.await };
+        loop {
+            tokio::select! {
+                biased;
+                permit = &mut admitted => return permit,
+                () = sleep(PRESSURE_LOOK) => {}
+            }
+            if self.admission.is_short_of_memory() && !pool.give_up_one() {
+                return admitted.await;
+            }
+        }
+    }
+
+    /// Waits until the pool is full: at once if there is none.
+    pub(crate) async fn wait_pool_ready(&self, patience: Duration) -> Result<(), Error> {
+        match &self.pool {
+            Some(pool) => pool.wait_until_full(patience).await,
+            None => Ok(()),
+        }
     }
 }
 

@@ -97,6 +97,10 @@ pub enum Origin {
     Cold,
     /// It is a copy of a guest that had been booted, warmed and saved.
     Snapshot,
+    /// It is such a copy, in a QEMU that had been started before.
+    Blank,
+    /// It was up, and had been exercised, before it was asked for.
+    Ready,
 }
 
 /// Where the time went. The phases do not overlap; what did not take place is `None`.

@@ -97,6 +97,12 @@ impl RunDir {
         self.path.join(AGENT_SOCKET)
     }
 
+    /// Writes down what the VM is for, which was not known when the directory was made.
+    pub(crate) fn describe(&self, details: &Details) -> Result<(), RunDirError> {
+        let described = Record::new(&id_of(&self.path), details).and_then(|record| record.write(&self.path.join(RECORD)));
+        described.map_err(RunDirError::at("writing the record in", &self.path))
+    }
+
     /// Writes down a process of the VM and what it is to it, so that it can be ended if this process dies.
     pub(crate) fn record_child(&self, role: &str, pid: u32) -> Result<(), RunDirError> {
         let path = self.path.join(CHILDREN);

@@ -1,5 +1,7 @@
 //! The scheduler: the door of the library for whoever wants code run. It makes a VM for each run and ends it afterwards.
 
+use std::time::Duration;
+
 use tokio::{sync::mpsc, time::Instant};
 
 use crate::{
@@ -76,6 +78,14 @@ impl Scheduler {
         let idle_timeout = Some(request.idle_timeout(self.config())?);
         let spec = ValidVm { idle_timeout, ..request.vm.validate(self.config(), self.manager.registries())? };
         Ok(Session::of(self.manager.create(spec).await?))
+    }
+
+    /// Waits until the pool that [`warm_pool_size`](SchedulerConfig::warm_pool_size) asks for is full; at once if it asks for none.
+    ///
+    /// # Errors
+    /// [`ErrorKind::BootTimeout`](crate::ErrorKind::BootTimeout): it was not within `patience`. It is filled further.
+    pub async fn wait_pool_ready(&self, patience: Duration) -> Result<(), Error> {
+        self.manager.wait_pool_ready(patience).await
     }
 
     /// Refuses new runs, ends those under way with [`ErrorKind::Closed`](crate::ErrorKind::Closed), and waits until every VM is

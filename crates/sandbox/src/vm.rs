@@ -1,5 +1,6 @@
 //! A VM, as its callers see it: a handle, behind which is the mailbox of the one task that owns it.
 
+mod blanks;
 mod channel;
 mod execution;
 mod executions;
@@ -34,6 +35,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub(crate) use blanks::Blanks;
 pub(crate) use execution::Ran;
 pub use executions::{Control, Execution};
 pub use files::{FileInfo, FileType, MAX_FILE_BYTES, MAX_LISTED_ENTRIES, WriteOptions};
@@ -45,6 +47,7 @@ use crate::{
     outcome::Origin,
     process::{ChildUsage, Process},
     request::{ValidExec, ValidVm},
+    run_dir::Details,
 };
 use executions::Wish;
 use grave::{DestroyReply, Grave};
@@ -53,6 +56,9 @@ use supervisor::{Desk, Finale};
 use traffic::Network;
 pub(crate) use traffic::Traffic;
 use transfers::FileEnd;
+
+/// How long a VM that is idle may take to answer whoever wants it; it takes a millisecond or two. Another one takes its place.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A VM. One task owns it and this is a handle: dropped, the VM is torn down in the background.
 ///
@@ -119,6 +125,7 @@ pub struct BootTiming {
 /// A VM that is up, as its owner hands it to whoever asked for it.
 #[derive(Debug)]
 struct Booted {
+    id: String,
     timing: BootTiming,
     process: Process,
     network: Option<Network>,
@@ -142,6 +149,7 @@ enum Request {
     Interfere { ticket: u64, wish: Wish },
     File { request: Box<HostMessage>, outlet: Outlet<FileEnd> },
     Ping { reply: oneshot::Sender<()> },
+    Claim { details: Box<Details>, idle_timeout: Option<Duration>, reply: oneshot::Sender<()> },
     OpenChannel { reply: oneshot::Sender<Result<(), Error>> },
     CloseChannel { reply: oneshot::Sender<()> },
     Destroy { ending: Ending, reply: DestroyReply },
@@ -155,12 +163,14 @@ pub(crate) struct Common {
     /// The owners of VMs, and the calls that may still make one.
     pub(crate) alive: TaskTracker,
     pub(crate) closing: CancellationToken,
+    /// Rung when a VM has ended.
+    pub(crate) bell: Arc<Notify>,
 }
 
 impl QemuVm {
     /// Boots a VM; its owner is a task of its own.
     pub(crate) async fn boot(common: &Common, spec: ValidVm, permit: Permit) -> Result<Self, Error> {
-        let (id, language) = (host::new_vm_id(), spec.language);
+        let (suggested, language) = (host::new_vm_id(), spec.language);
         let (mailbox, requests) = mpsc::channel(1);
         let (attention, grave) = (Arc::new(Notify::new()), Arc::<Grave>::default());
         let desk = Desk {
@@ -171,9 +181,15 @@ impl QemuVm {
         };
         let (booted, answer) = oneshot::channel();
         let host = Arc::clone(&common.host);
-        common.alive.spawn(supervisor::supervise(host, (id.clone(), spec), permit, desk, booted));
+        let (bell, supervised) =
+            (Arc::clone(&common.bell), supervisor::supervise(host, (suggested.clone(), spec), permit, desk, booted));
+        common.alive.spawn(async move {
+            supervised.await;
+            bell.notify_one();
+        });
         let closing = common.closing.clone();
-        let Booted { timing: booted, process, network } = answer.await.map_err(|_gone| gone(&id, &closing))??;
+        let Booted { id, timing: booted, process, network } =
+            answer.await.map_err(|_gone| gone(&suggested, &closing))??;
         let (config, turn) = (Arc::clone(&common.config), Mutex::new(()));
         let tickets = AtomicU64::new(0);
         Ok(Self { id, language, config, process, network, booted, mailbox, attention, turn, tickets, closing, grave })
@@ -290,6 +306,22 @@ impl QemuVm {
             None => unreachable(&self.id),
         })?;
         Ok(asked.elapsed())
+    }
+
+    /// Makes a VM that was made ahead of need the one that `spec` asks for, once its agent has answered.
+    pub(crate) async fn claim(&mut self, host: &Host, spec: &ValidVm) -> Result<(), Error> {
+        let (asked, (reply, answer)) = (Instant::now(), oneshot::channel());
+        let details = Box::new(phases::details(host, spec));
+        let claimed = async {
+            self.ask(Request::Claim { details, idle_timeout: spec.idle_timeout, reply }).await?;
+            answer.await.map_err(|_lost| unreachable(&self.id))
+        };
+        match tokio::time::timeout(CLAIM_PATIENCE, claimed).await {
+            Ok(claimed) => claimed?,
+            Err(_elapsed) => return Err(unreachable(&self.id)),
+        }
+        self.booted = BootTiming { origin: Origin::Ready, guest_wait: asked.elapsed(), ..BootTiming::default() };
+        Ok(())
     }
 
     async fn ask(&self, request: Request) -> Result<(), Error> {

@@ -111,6 +111,10 @@ pub struct ExecStart {
     /// The program is nobody's: it is run so that everything is loaded and warm, and leaves no trace. Never the last one.
     #[prost(bool, tag = "5")]
     pub rehearsal: bool,
+    /// The wall clock in nanoseconds since 1970, which the guest takes over before the program runs: a guest that has been kept for long
+    /// has no other way to know. 0 says nothing.
+    #[prost(uint64, tag = "6")]
+    pub unix_time_ns: u64,
 }
 
 /// What is run. Sent in pieces because it may be larger than a frame.

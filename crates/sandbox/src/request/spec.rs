@@ -80,6 +80,13 @@ impl VmSpec {
     }
 }
 
+impl ValidVm {
+    /// A VM for `language` with `memory_mib` and nothing else.
+    pub(crate) fn plain(language: Language, memory_mib: u32) -> Self {
+        Self { language, memory_mib, tenant_id: None, task_id: None, network: None, idle_timeout: None, boot_log: None }
+    }
+}
+
 /// Refuses what is valid and what no VM of this version has.
 fn check_supported(packages: &[String]) -> Result<(), Error> {
     if packages.is_empty() {

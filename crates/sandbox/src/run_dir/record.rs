@@ -1,6 +1,6 @@
 //! What is written down about a VM in its run directory, for whoever looks at it from another process.
 //!
-//! `record` is JSON, made whole with the directory and never changed. `children` has one line for each process, `role pid
+//! `record` is JSON, made whole with the directory; it is replaced as a whole when it is known later what the VM is for. `children` has one line for each process, `role pid
 //! start_ticks`, and grows; a line without its end is not there yet. Both may come from another version of this program, so
 //! what is not known is passed over and what cannot be read is absent.
 

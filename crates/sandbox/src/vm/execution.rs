@@ -99,8 +99,8 @@ impl Ran {
 }
 
 impl Execution {
-    /// An execution of `request` as operation `op`, and the frames that start it.
-    pub(super) fn start(op: u32, request: &ValidExec) -> (Self, Vec<Frame>) {
+    /// An execution of `request` as operation `op`, and the frames that start it at `unix_time_ns` by the wall clock.
+    pub(super) fn start(op: u32, request: &ValidExec, unix_time_ns: u64) -> (Self, Vec<Frame>) {
         let program = Bytes::from(request.program.encode_to_vec());
         let start = ExecStart {
             language: exec_sandbox_wire::Language::from(request.language).into(),
@@ -108,6 +108,7 @@ impl Execution {
             program_bytes: u32::try_from(program.len()).unwrap_or(u32::MAX),
             is_last: request.is_last,
             rehearsal: request.is_rehearsal,
+            unix_time_ns,
         };
         let chunk = CHUNK_BYTES as usize;
         let pieces = (0..program.len()).step_by(chunk).map(|from| program.slice(from..program.len().min(from + chunk)));
@@ -290,7 +291,7 @@ mod tests {
 
     fn started(code: &str) -> (Execution, Vec<Frame>) {
         let request = ExecRequest::new(code).validate(Language::Raw, &SchedulerConfig::default());
-        Execution::start(7, &request.expect("it is valid"))
+        Execution::start(7, &request.expect("it is valid"), 0)
     }
 
     fn size(limit: u64) -> usize {

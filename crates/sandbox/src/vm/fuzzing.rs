@@ -94,7 +94,7 @@ struct Model {
 impl World {
     fn new() -> Self {
         let request = ExecRequest::new("true").validate(Language::Raw, &SchedulerConfig::default());
-        let (execution, _) = Execution::start(OP, &request.expect("it is valid"));
+        let (execution, _) = Execution::start(OP, &request.expect("it is valid"), 0);
         let (outlet, inbox) = inbox::pair(Arc::default());
         let model = |cap| Model { cap, window: WINDOW, received: 0, shown: Vec::new(), taken: Vec::new() };
         let streams = Streams { stdout: model(MAX_STDOUT_BYTES), stderr: model(MAX_STDERR_BYTES) };

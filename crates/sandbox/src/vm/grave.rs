@@ -84,7 +84,7 @@ impl Dying {
             Request::Execute { outlet, .. } => outlet.end(Err(gone())),
             Request::File { outlet, .. } => outlet.end(Err(gone())),
             // Whose answer is dropped sees that the VM is gone.
-            Request::Interfere { .. } | Request::Ping { .. } => {}
+            Request::Interfere { .. } | Request::Ping { .. } | Request::Claim { .. } => {}
             Request::OpenChannel { reply } => drop(reply.send(Err(gone()))),
             Request::CloseChannel { reply } => drop(reply.send(())),
         }

@@ -11,12 +11,16 @@
 use std::{fs::File, io, sync::Arc};
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::oneshot,
+    time::{Duration, Instant},
+};
 use tracing::warn;
 
 use super::{
     BootTiming,
-    phases::{BootError, Failed, Life, Prepared, Ready, shape},
+    blanks::Blank,
+    phases::{BootError, Failed, Life, Outline, Prepared, Ready, details, shape},
 };
 use crate::{
     host::Host,
@@ -25,11 +29,19 @@ use crate::{
     snapshot::{Donation, Offer, Template, Want},
 };
 
+/// How long a copy is given for its first answer, which comes within a tenth of a second on an idle machine. A guest that is dead says
+/// nothing, and a VM that boots takes its place.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The same for a copy in a QEMU that has waited, which may have been stopped meanwhile. Another QEMU takes its place.
+const BLANK_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What every rung is told.
 #[derive(Debug)]
 pub(super) struct Climb<'a, T> {
     pub(super) host: &'a Arc<Host>,
-    pub(super) vm_id: &'a str,
+    /// That of a blank, if it becomes one.
+    pub(super) vm_id: String,
     pub(super) spec: &'a ValidVm,
     /// Closes when the caller is gone.
     pub(super) wanted: &'a mut oneshot::Sender<T>,
@@ -40,7 +52,7 @@ impl<T> Climb<'_, T> {
     pub(super) async fn up(&mut self) -> Result<(Ready, BootTiming), Failed> {
         let begun = Instant::now();
         match self.offer().await {
-            Offer::Template(template) => match self.restore(&template, begun).await {
+            Offer::Template(template) => match self.copy(&template, begun).await {
                 Err(failed) if failed.error.is_the_guests() => {
                     self.condemn(&template, failed).await?;
                     // Once: what is made anew is believed, or this run does without.
@@ -77,12 +89,46 @@ impl<T> Climb<'_, T> {
         Ok((ready, timing))
     }
 
+    async fn copy(&mut self, template: &Template, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
+        match self.restore_into_blank(template, begun).await {
+            Some(up) => Ok(up),
+            None => self.restore(template, begun).await,
+        }
+    }
+
     async fn restore(&mut self, template: &Template, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
         let spawning = self.prepare(Life::Blank).await?;
         let blank = spawning.prepared.spawn().await?.connect().await?;
-        let ready = blank.restore(template, self.wanted).await?.greet(self.wanted).await?;
+        let ready = blank.restore(template, PATIENCE, self.wanted).await?.greet(self.wanted).await?;
         let timing = timing(begun, spawning.at, &ready, Origin::Snapshot);
         Ok((ready, timing))
+    }
+
+    /// Makes a QEMU that waits for a guest this VM. `None`: there is none, or it did not work, which says nothing about the template.
+    async fn restore_into_blank(&mut self, template: &Template, begun: Instant) -> Option<(Ready, BootTiming)> {
+        if self.spec.network.is_some() {
+            return None;
+        }
+        let Blank { vm_id, connected, .. } = self.host.blanks.take(self.spec.memory_mib).await?;
+        let restored = async {
+            if let Err(error) = connected.describe(&details(self.host, self.spec)) {
+                return Err(Failed { error: error.into(), instance: Some(connected.into_instance()) });
+            }
+            connected.restore(template, BLANK_PATIENCE, self.wanted).await?.greet(self.wanted).await
+        };
+        match restored.await {
+            Ok(ready) => {
+                self.vm_id = vm_id;
+                let guest_wait = ready.ready_at - begun;
+                Some((ready, BootTiming { origin: Origin::Blank, guest_wait, ..BootTiming::default() }))
+            }
+            Err(Failed { error, instance }) => {
+                warn!(vm_id, error = &error as &dyn std::error::Error, "a QEMU that waited for its guest failed");
+                // Dropped, it is killed and cleared up after.
+                drop(instance);
+                None
+            }
+        }
     }
 
     /// Boots, and saves the guest on the way. That it could not be saved is no failure of the VM.
@@ -121,8 +167,9 @@ impl<T> Climb<'_, T> {
     }
 
     async fn prepare(&self, life: Life) -> Result<Spawning, Failed> {
-        let (host, vm_id, spec) = (Arc::clone(self.host), self.vm_id.to_owned(), self.spec.clone());
-        let prepared = Prepared::new(host, vm_id, spec, life).await.map_err(nothing_yet)?;
+        let outline = Outline::of(self.host, self.spec);
+        let prepared = Prepared::new(Arc::clone(self.host), self.vm_id.clone(), outline, life);
+        let prepared = prepared.await.map_err(nothing_yet)?;
         Ok(Spawning { prepared, at: Instant::now() })
     }
 }

@@ -32,10 +32,10 @@ use crate::{
     Error, ErrorKind, ExposedPort, Output,
     network::PortError,
     process::{Child, Command, Process, SpawnError},
-    run_dir::{QEMU, RunDir, RunDirError},
+    run_dir::{Details, QEMU, RunDir, RunDirError},
 };
 
-pub(super) use prepare::{Life, shape};
+pub(super) use prepare::{Life, Outline, details, shape};
 
 /// Longest reason of a guest that is shown for a network that is not up.
 const MAX_FAILURE_CHARS: usize = 400;
@@ -124,6 +124,8 @@ pub(super) struct Connected {
     born: Born,
     channel: Channel,
     patience: Duration,
+    /// When it will be given up.
+    deadline: Instant,
 }
 
 /// The agent has answered.
@@ -186,7 +188,8 @@ impl Spawned {
         match Channel::connect(&self.instance.agent_socket(), self.instance.pid()).await {
             Ok(channel) => {
                 let Self { instance, born, patience } = self;
-                Ok(Connected { instance, born, channel, patience })
+                let deadline = born.at + patience;
+                Ok(Connected { instance, born, channel, patience, deadline })
             }
             Err(error) => {
                 let error = lost(&mut self.instance, BootError::Connect(error)).await;
@@ -197,6 +200,25 @@ impl Spawned {
 }
 
 impl Connected {
+    /// Whether QEMU has ended.
+    pub(super) async fn has_ended(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            _ended = self.instance.ended() => true,
+            () = std::future::ready(()) => false,
+        }
+    }
+
+    /// Writes down what the VM is for.
+    pub(super) fn describe(&self, details: &Details) -> Result<(), RunDirError> {
+        self.instance.run_dir().map_or(Ok(()), |dir| dir.describe(details))
+    }
+
+    /// What there is to tear down.
+    pub(super) fn into_instance(self) -> Instance {
+        self.instance
+    }
+
     /// Waits for the agent's hello and answers it. `wanted` closes when the caller is gone.
     pub(super) async fn greet<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Ready, Failed> {
         match self.hello(wanted).await {
@@ -212,7 +234,7 @@ impl Connected {
 
     /// The agent's hello, answered, and its network set up if it has one; the boot's identity.
     async fn hello<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<Vec<u8>, BootError> {
-        let deadline = self.born.at + self.patience;
+        let deadline = self.deadline;
         let has_network = self.instance.gateway().is_some();
         let mut greeted = None;
         loop {
@@ -271,9 +293,13 @@ fn network_is_up(state: &NetworkState) -> Result<(), BootError> {
 
 /// What a host says to an agent that it meets: the time, and how far it has come with what it still waits for.
 pub(super) fn host_hello(resume: Vec<ResumePoint>) -> Hello {
+    Hello { generation: GENERATION, unix_time_ns: unix_time_ns(), resume, ..Hello::default() }
+}
+
+/// The wall clock in nanoseconds since 1970; 0: it is out of all bounds.
+pub(super) fn unix_time_ns() -> u64 {
     let unix_time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unix_time_ns = u64::try_from(unix_time.as_nanos()).unwrap_or(0);
-    Hello { generation: GENERATION, unix_time_ns, resume, ..Hello::default() }
+    u64::try_from(unix_time.as_nanos()).unwrap_or(0)
 }
 
 /// The host's ends of what QEMU writes to, registered with the runtime before QEMU exists, so that failing costs nothing.

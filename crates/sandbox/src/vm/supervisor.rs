@@ -43,6 +43,7 @@ use crate::{
     host::Host,
     process::Ended,
     request::ValidVm,
+    run_dir::Details,
 };
 
 /// Messages that a guest may send while nothing is asked of it. An honest one of this generation sends none, a newer one may;
@@ -137,8 +138,9 @@ pub(super) async fn supervise(
     mut desk: Desk,
     booted: oneshot::Sender<Result<Booted, Error>>,
 ) {
-    let (vm_id, idle_timeout) = (spec.0.clone(), spec.1.idle_timeout);
-    let (instance, permit, dying) = match boot(host, spec, permit.waited(), booted).await {
+    let idle_timeout = spec.1.idle_timeout;
+    let (vm_id, came_up) = boot(host, spec, permit.waited(), booted).await;
+    let (instance, permit, dying) = match came_up {
         Ok(live) => {
             permit.booted();
             Supervisor::new(vm_id.clone(), live, permit, idle_timeout).serve(&mut desk).await
@@ -150,21 +152,22 @@ pub(super) async fn supervise(
     drop(permit);
 }
 
-/// Brings it up, and tells the caller how that went. `Err` is what is left to tear down.
+/// Brings it up, and tells the caller how that went. Returns its name, and as an error what is left to tear down.
 async fn boot(
     host: Arc<Host>,
     (vm_id, spec): (String, ValidVm),
     admission: Duration,
     mut booted: oneshot::Sender<Result<Booted, Error>>,
-) -> Result<Live, Option<Instance>> {
-    let came_up = Climb { host: &host, vm_id: &vm_id, spec: &spec, wanted: &mut booted }.up().await;
-    match came_up {
+) -> (String, Result<Live, Option<Instance>>) {
+    let mut climb = Climb { host: &host, vm_id, spec: &spec, wanted: &mut booted };
+    let (came_up, vm_id) = (climb.up().await, climb.vm_id);
+    let came_up = match came_up {
         Ok((Ready { live, born, .. }, timing)) => {
             let timing = BootTiming { admission, ..timing };
             debug!(vm_id, pid = born.process.pid(), ?timing, "booted");
             let network = live.instance.gateway().and_then(|gateway| Network::of(gateway, born.ports).ok());
             // A caller who has gone meanwhile has dropped the mailbox too, and the supervisor will see that.
-            let _ = booted.send(Ok(Booted { timing, process: born.process, network }));
+            let _ = booted.send(Ok(Booted { id: vm_id.clone(), timing, process: born.process, network }));
             Ok(live)
         }
         Err(Failed { error, mut instance }) => {
@@ -181,7 +184,8 @@ async fn boot(
             }
             Err(instance)
         }
-    }
+    };
+    (vm_id, came_up)
 }
 
 impl Supervisor {
@@ -341,14 +345,12 @@ impl Supervisor {
                 None => Ok(()),
             },
             Request::File { request, outlet } => self.begin_transfer(*request, outlet).map_err(End::Lost),
-            Request::Ping { reply } if self.link.is_open() => {
-                let op = self.next_op();
-                // Those whose callers are gone by now.
-                self.pings.retain(|_, reply| !reply.is_closed());
-                self.pings.insert(op, reply);
-                self.send(&HostMessage::Ping(Bytes::new()).into_frame(op)).map_err(End::Lost)
+            Request::Ping { reply } => self.ping(reply).map_err(End::Lost),
+            Request::Claim { details, idle_timeout, reply } => {
+                self.idle_timeout = idle_timeout;
+                self.describe(&details);
+                self.ping(reply).map_err(End::Lost)
             }
-            Request::Ping { .. } => Ok(()),
             Request::OpenChannel { reply } => {
                 self.link.open(Some(reply));
                 Ok(())
@@ -362,6 +364,26 @@ impl Supervisor {
                 Ok(())
             }
             Request::Destroy { ending, reply } => Err(End::Asked(ending, reply)),
+        }
+    }
+
+    /// Asks the agent whether it is there. Nobody can be asked while the link is not open.
+    fn ping(&mut self, reply: oneshot::Sender<()>) -> Result<(), Lost> {
+        if !self.link.is_open() {
+            return Ok(());
+        }
+        let op = self.next_op();
+        // Those whose callers are gone by now.
+        self.pings.retain(|_, reply| !reply.is_closed());
+        self.pings.insert(op, reply);
+        self.send(&HostMessage::Ping(Bytes::new()).into_frame(op))
+    }
+
+    /// Writes down what a VM is for that was made ahead of need. What cannot be written is missing for observers only.
+    fn describe(&self, details: &Details) {
+        let described = self.instance.run_dir().map_or(Ok(()), |dir| dir.describe(details));
+        if let Err(error) = described {
+            warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "the record of a VM is not up to date");
         }
     }
 

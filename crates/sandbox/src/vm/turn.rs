@@ -142,7 +142,7 @@ impl Turn {
         };
         let dispatched = Instant::now();
         let deadline = dispatched + INTERPRETER_START + request.timeout + HOST_SLACK;
-        let (execution, frames) = Execution::start(op, &request);
+        let (execution, frames) = Execution::start(op, &request, super::phases::unix_time_ns());
         let running = Running { ticket, op, execution, outlet, asked, dispatched, deadline, first_output: None };
         *self = Self::Running(Box::new(running));
         Some(frames)

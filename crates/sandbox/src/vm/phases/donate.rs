@@ -87,7 +87,8 @@ impl Ready {
         if let Err(error) = goes_on.await {
             return Err(Failed { error, instance: Some(instance) });
         }
-        let again = Connected { instance, born, channel, patience }.greet(wanted).await?;
+        let deadline = Instant::now() + patience;
+        let again = Connected { instance, born, channel, patience, deadline }.greet(wanted).await?;
         Ok((Self { ready_at, ..again }, saved))
     }
 
@@ -146,7 +147,7 @@ impl Ready {
 
 /// Runs a program that is nobody's. `Ok(Err)`: why it did not run.
 async fn rehearse(channel: &mut Channel, language: Language) -> Result<Result<(), String>, ChannelError> {
-    let (mut execution, frames) = Execution::start(REHEARSAL_OP, &ValidExec::rehearsal(language, REHEARSAL_TIMEOUT));
+    let (mut execution, frames) = Execution::start(REHEARSAL_OP, &ValidExec::rehearsal(language, REHEARSAL_TIMEOUT), 0);
     for frame in &frames {
         channel.send(frame)?;
     }

@@ -10,12 +10,14 @@ use std::{
 use exec_sandbox_gateway::link;
 use exec_sandbox_qemu as qemu;
 use rustix::pipe::{PipeFlags, pipe_with};
+use tokio::sync::mpsc;
 
 use super::{BootError, Prepared};
 use crate::{
+    Output,
     host::Host,
     process::Command,
-    request::ValidVm,
+    request::{ValidNetwork, ValidVm},
     run_dir::{Details, RunDir},
     vm::gateway,
 };
@@ -39,32 +41,55 @@ pub(in crate::vm) enum Life {
     Blank,
 }
 
+/// What a VM needs before it is started.
+#[derive(Debug)]
+pub(in crate::vm) struct Outline {
+    details: Details,
+    network: Option<ValidNetwork>,
+    boot_log: Option<mpsc::Sender<Output>>,
+}
+
+impl Outline {
+    /// Of a VM that is to be `spec`.
+    pub(in crate::vm) fn of(host: &Host, spec: &ValidVm) -> Self {
+        let details = details(host, spec);
+        Self { details, network: spec.network.clone(), boot_log: spec.boot_log.clone() }
+    }
+
+    /// Of a VM of which no more than its memory is known yet.
+    pub(in crate::vm) fn blank(host: &Host, memory_mib: u32) -> Self {
+        let details = Details { memory_mib, image: Some(host.facts.image.clone()), ..Details::default() };
+        Self { details, network: None, boot_log: None }
+    }
+}
+
+/// What is written down about a VM that is `spec`.
+pub(in crate::vm) fn details(host: &Host, spec: &ValidVm) -> Details {
+    Details {
+        memory_mib: spec.memory_mib,
+        language: Some(spec.language.name().into()),
+        tenant_id: spec.tenant_id.clone(),
+        task_id: spec.task_id.clone(),
+        image: Some(host.facts.image.clone()),
+    }
+}
+
 impl Prepared {
     /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
     /// directory's lock may have to be waited for.
-    pub(in crate::vm) async fn new(
-        host: Arc<Host>,
-        vm_id: String,
-        spec: ValidVm,
-        life: Life,
-    ) -> Result<Self, BootError> {
-        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, spec, life)).await;
+    pub(in crate::vm) async fn new(host: Arc<Host>, vm_id: String, outline: Outline, life: Life) -> Result<Self, BootError> {
+        let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, outline, life)).await;
         prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
     }
 
-    fn make(host: &Host, vm_id: String, spec: ValidVm, life: Life) -> Result<Self, BootError> {
-        let details = Details {
-            memory_mib: spec.memory_mib,
-            language: Some(spec.language.name().into()),
-            tenant_id: spec.tenant_id,
-            task_id: spec.task_id,
-            image: Some(host.facts.image.clone()),
-        };
+    fn make(host: &Host, vm_id: String, outline: Outline, life: Life) -> Result<Self, BootError> {
+        let Outline { details, network, boot_log } = outline;
+        let memory_mib = details.memory_mib;
         let run_dir = RunDir::create(&host.run_dir, &vm_id, &details)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
         let (monitor, qemu_monitor) = StdUnixStream::pair().map_err(BootError::Sockets)?;
         let (stderr, qemu_stderr) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| BootError::Sockets(errno.into()))?;
-        let console = match spec.boot_log {
+        let console = match boot_log {
             Some(output) => Some((StdUnixStream::pair().map_err(BootError::Sockets)?, output)),
             None => None,
         };
@@ -76,9 +101,9 @@ impl Prepared {
             Life::Blank => (qemu::Start::Blank, Some(host.memories().map_err(BootError::Prepare)?)),
         };
         let confinement = host.confinement();
-        let ceiling_bytes = host.memory_ceiling_bytes(spec.memory_mib, spec.network.is_some());
+        let ceiling_bytes = host.memory_ceiling_bytes(memory_mib, network.is_some());
         let group = confinement.group(&vm_id, ceiling_bytes).map_err(BootError::Prepare)?;
-        let mut gateway = match spec.network {
+        let mut gateway = match network {
             Some(network) => {
                 let program = host.gateway().map_err(BootError::FindGateway)?;
                 Some(gateway::Plan::make(&vm_id, network, &program, group.as_ref())?)
@@ -90,7 +115,7 @@ impl Prepared {
             name: vm_id,
             root_disk: qemu::RootDisk { path: root },
             console: console_fd,
-            ..machine(host, spec.memory_mib, gateway.is_some(), start)
+            ..machine(host, memory_mib, gateway.is_some(), start)
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
         command.jail(confinement.jail());

@@ -20,21 +20,19 @@ use tokio::{
 use super::{BootError, Connected, Failed, died, host_hello, prepare::memory_path};
 use crate::snapshot::Template;
 
-/// How long a copy is given for its first answer, which comes within a tenth of a second on an idle machine. A guest that is dead says
-/// nothing, and a VM that boots takes its place.
-const PATIENCE: Duration = Duration::from_secs(20);
-
 /// Random bytes that make a copy a machine of its own.
 const SEED_BYTES: usize = 32;
 
 impl Connected {
-    /// Makes it a copy of the guest that `template` was made of.
+    /// Makes it a copy of the guest that `template` was made of, whose first answer is waited for so long.
     pub(in crate::vm) async fn restore<T>(
         mut self,
         template: &Template,
+        patience: Duration,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<Self, Failed> {
-        self.patience = self.patience.min(PATIENCE);
+        self.patience = self.patience.min(patience);
+        self.deadline = Instant::now() + self.patience;
         match self.load(template, wanted).await {
             Ok(()) => Ok(self),
             Err(error) => Err(Failed { error, instance: Some(self.instance) }),
@@ -47,12 +45,11 @@ impl Connected {
         let commands = qmp::restore(memory_path(&memory), template.memory_mib());
         // Queued before anything runs. It is read when the guest goes on.
         self.channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
-        let deadline: Instant = self.born.at + self.patience;
         let orders = self.instance.orders()?;
         tokio::select! {
             biased;
             () = wanted.closed() => Err(BootError::Abandoned),
-            () = sleep_until(deadline) => Err(BootError::TimedOut { patience: self.patience }),
+            () = sleep_until(self.deadline) => Err(BootError::TimedOut { patience: self.patience }),
             answered = orders.give(commands, Some(state)) => Ok(answered.map(drop)?),
             death = self.instance.death() => Err(died(&mut self.instance, death).await),
         }

@@ -1,0 +1,182 @@
+//! The pool: VMs of each language that are up, exercised and idle before anybody asks for them.
+//!
+//! A keeper makes what is lacking, one after another and behind everybody who waits for a result, and sleeps while nothing is: it is
+//! woken when a VM is taken or ends. Below the pool it keeps a stock of blanks. Whoever takes a VM is given one whose agent has just
+//! answered; one that does not answer is ended. When memory is short what is idle here goes first.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::watch, time::timeout};
+use tracing::{debug, warn};
+
+use crate::{
+    Error, ErrorKind, Language, QemuVm,
+    admission::{Admission, Priority},
+    request::{ValidExec, ValidVm},
+    vm::Common,
+};
+
+/// After a failure the next try is later: from this long, twice as long each time, to at most so long.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LAST_REST: Duration = Duration::from_secs(60);
+
+/// How long the program may take that exercises a VM.
+const EXERCISE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Times that a VM is exercised: the first translates most of what a program needs, the second what follows from that.
+const EXERCISES: usize = 2;
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    /// As many are kept of each language.
+    most: usize,
+    common: Common,
+    admission: Admission,
+    ready: Mutex<HashMap<Language, VecDeque<QemuVm>>>,
+    /// Whether nothing is lacking.
+    is_full: watch::Sender<bool>,
+}
+
+/// What is to be made next.
+enum Lack {
+    Ready(Language),
+    Blank,
+}
+
+impl Pool {
+    /// Begins to fill a pool, unless the configuration wants none.
+    pub(crate) fn start(common: &Common, admission: &Admission) -> Option<Arc<Self>> {
+        let most = common.config.warm_pool_size;
+        if most == 0 {
+            return None;
+        }
+        let (common, admission) = (common.clone(), admission.clone());
+        let pool = Self { most, common, admission, ready: Mutex::default(), is_full: watch::Sender::new(false) };
+        let pool = Arc::new(pool);
+        pool.common.alive.spawn(Arc::clone(&pool).keep());
+        Some(pool)
+    }
+
+    /// A VM that may be `spec`, if there is one that answers.
+    pub(crate) async fn take(&self, spec: &ValidVm) -> Option<QemuVm> {
+        let ValidVm { memory_mib, network: None, boot_log: None, .. } = spec else { return None };
+        if *memory_mib != self.common.config.default_memory_mib {
+            return None;
+        }
+        loop {
+            let mut vm = self.ready().get_mut(&spec.language)?.pop_front()?;
+            self.common.bell.notify_one();
+            match vm.claim(&self.common.host, spec).await {
+                Ok(()) => return Some(vm),
+                // Dropped, it is ended.
+                Err(error) => warn!(vm_id = vm.vm_id(), %error, "a VM of the pool does not answer"),
+            }
+        }
+    }
+
+    /// Lets the oldest of the largest stock go, for its memory is needed. `false`: there is none.
+    pub(crate) fn give_up_one(&self) -> bool {
+        let mut ready = self.ready();
+        let largest = ready.values_mut().max_by_key(|stock| stock.len());
+        let given_up = largest.and_then(VecDeque::pop_front);
+        if let Some(vm) = &given_up {
+            debug!(vm_id = vm.vm_id(), "a VM of the pool makes room");
+        }
+        given_up.is_some()
+    }
+
+    /// Waits until nothing is lacking.
+    pub(crate) async fn wait_until_full(&self, patience: Duration) -> Result<(), Error> {
+        let mut is_full = self.is_full.subscribe();
+        match timeout(patience, is_full.wait_for(|is_full| *is_full)).await {
+            Ok(_full_or_closed) => Ok(()),
+            Err(_elapsed) => {
+                let waited = patience.as_secs_f64();
+                let message = format!("waiting for the pool: it was not full within {waited} s");
+                let error = Error::new(ErrorKind::BootTimeout, message);
+                Err(error.remedied_by("wait longer, or ask for a smaller warm_pool_size; the log says what failed"))
+            }
+        }
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let Common { closing, bell, host, .. } = &self.common;
+        let mut rest = FIRST_REST;
+        loop {
+            self.forget_the_dead();
+            let lack = self.lack();
+            self.is_full.send_replace(lack.is_none());
+            let next = async {
+                let Some(lack) = lack else { return bell.notified().await };
+                match self.fill(lack).await {
+                    Ok(()) => rest = FIRST_REST,
+                    Err(error) => {
+                        warn!(error = &error as &dyn std::error::Error, "the pool could not be filled");
+                        tokio::time::sleep(rest).await;
+                        rest = (2 * rest).min(LAST_REST);
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                () = closing.cancelled() => break,
+                () = next => {}
+            }
+        }
+        // Their owners end them: all VMs are to end.
+        self.ready().clear();
+        host.blanks.clear().await;
+    }
+
+    fn lack(&self) -> Option<Lack> {
+        let ready = self.ready();
+        let stock = |language: &Language| ready.get(language).map_or(0, VecDeque::len);
+        // The smallest stock first, so that each language has its first VM soon.
+        let least = self.common.host.languages.iter().copied().min_by_key(stock);
+        match least.filter(|language| stock(language) < self.most) {
+            Some(language) => Some(Lack::Ready(language)),
+            None if self.common.host.blanks.are_lacking() => Some(Lack::Blank),
+            None => None,
+        }
+    }
+
+    async fn fill(&self, lack: Lack) -> Result<(), Error> {
+        match lack {
+            Lack::Ready(language) => {
+                let vm = self.make(language).await?;
+                debug!(vm_id = vm.vm_id(), %language, "a VM is ready");
+                self.ready().entry(language).or_default().push_back(vm);
+                Ok(())
+            }
+            Lack::Blank => {
+                let permit = self.admission.admit_blank().await?;
+                self.common.host.blanks.add(&self.common.host, permit).await
+            }
+        }
+    }
+
+    async fn make(&self, language: Language) -> Result<QemuVm, Error> {
+        let spec = ValidVm::plain(language, self.common.config.default_memory_mib);
+        let permit = self.admission.admit(spec.memory_mib, Priority::Low).await?;
+        let vm = QemuVm::boot(&self.common, spec, permit).await?;
+        for _ in 0..EXERCISES {
+            vm.run(ValidExec::rehearsal(language, EXERCISE_TIMEOUT), None).await?;
+        }
+        Ok(vm)
+    }
+
+    fn forget_the_dead(&self) {
+        for stock in self.ready().values_mut() {
+            stock.retain(|vm| vm.ended_because().is_none());
+        }
+    }
+
+    fn ready(&self) -> MutexGuard<'_, HashMap<Language, VecDeque<QemuVm>>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,103 @@
+//! Blanks: QEMUs that have been started and wait to be told whose guest they are to run.
+//!
+//! They know no language and no snapshot, only how much memory their guest will have, so one stock of them serves all. Each has a run
+//! directory like a VM's, and the id in its name is that of the VM it becomes.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tracing::{debug, warn};
+
+use super::phases::{BootError, Connected, Failed, Life, Outline, Prepared};
+use crate::{
+    Error,
+    admission::Permit,
+    host::{self, Host},
+};
+
+/// A stock of blanks of one size.
+#[derive(Debug)]
+pub(crate) struct Blanks {
+    /// As many are kept.
+    most: usize,
+    memory_mib: u32,
+    waiting: Mutex<VecDeque<Blank>>,
+}
+
+/// A QEMU that waits.
+#[derive(Debug)]
+pub(super) struct Blank {
+    pub(super) vm_id: String,
+    pub(super) connected: Connected,
+    /// For what it takes while it waits; whoever takes it has one for what it will take.
+    _permit: Permit,
+}
+
+impl Blanks {
+    /// Up to `most` for guests of `memory_mib`.
+    pub(crate) fn new(most: usize, memory_mib: u32) -> Self {
+        Self { most, memory_mib, waiting: Mutex::default() }
+    }
+
+    /// Whether there are less than there should be.
+    pub(crate) fn are_lacking(&self) -> bool {
+        self.waiting().len() < self.most
+    }
+
+    /// Starts one more.
+    pub(crate) async fn add(&self, host: &Arc<Host>, permit: Permit) -> Result<(), Error> {
+        let vm_id = host::new_vm_id();
+        match self.start(host, &vm_id).await {
+            Ok(connected) => {
+                let mut permit = permit;
+                permit.booted();
+                permit.give_back_cpu();
+                debug!(vm_id, memory_mib = self.memory_mib, "a QEMU waits for its guest");
+                self.waiting().push_back(Blank { vm_id, connected, _permit: permit });
+                Ok(())
+            }
+            Err(Failed { error, instance }) => {
+                // Dropped, it is killed and cleared up after.
+                drop(instance);
+                Err(error.into_error(&vm_id))
+            }
+        }
+    }
+
+    /// One that lives, for a guest of `memory_mib`.
+    pub(super) async fn take(&self, memory_mib: u32) -> Option<Blank> {
+        if memory_mib != self.memory_mib {
+            return None;
+        }
+        loop {
+            let mut blank = self.waiting().pop_front()?;
+            if !blank.connected.has_ended().await {
+                return Some(blank);
+            }
+            warn!(vm_id = blank.vm_id, "a QEMU ended while it waited for its guest");
+        }
+    }
+
+    /// Ends all of them.
+    pub(crate) async fn clear(&self) {
+        let all = std::mem::take(&mut *self.waiting());
+        for Blank { vm_id, connected, .. } in all {
+            if let Err(error) = connected.into_instance().tear_down().await {
+                warn!(vm_id, error = &error as &dyn std::error::Error, "the teardown is not complete");
+            }
+        }
+    }
+
+    async fn start(&self, host: &Arc<Host>, vm_id: &str) -> Result<Connected, Failed> {
+        let outline = Outline::blank(host, self.memory_mib);
+        let prepared = Prepared::new(Arc::clone(host), vm_id.to_owned(), outline, Life::Blank).await;
+        let prepared = prepared.map_err(|error: BootError| Failed { error, instance: None })?;
+        prepared.spawn().await?.connect().await
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Blank>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
