@@ -129,12 +129,7 @@ impl Admission {
         self.hold(self.shared.budget.vm(memory_mib), priority, || format!("admitting a VM of {memory_mib} MiB")).await
     }
 
-    async fn hold(
-        &self,
-        size: Size,
-        priority: Priority,
-        doing: impl Fn() -> String + Send,
-    ) -> Result<Permit, Error> {
+    async fn hold(&self, size: Size, priority: Priority, doing: impl Fn() -> String + Send) -> Result<Permit, Error> {
         let asked = Instant::now();
         let memory =
             self.shared.claim(size, priority).await.map_err(|refused| self.shared.error(&doing(), size, refused))?;

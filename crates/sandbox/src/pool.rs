@@ -69,8 +69,7 @@ impl Pool {
             return None;
         }
         loop {
-            let mut vm = self.ready().get_mut(&spec.language)?.pop_front()?;
-            self.common.bell.notify_one();
+            let mut vm = self.take_first(spec.language)?;
             match vm.claim(&self.common.host, spec).await {
                 Ok(()) => return Some(vm),
                 // Dropped, it is ended.
@@ -110,7 +109,6 @@ impl Pool {
         loop {
             self.forget_the_dead();
             let lack = self.lack();
-            self.is_full.send_replace(lack.is_none());
             let next = async {
                 let Some(lack) = lack else { return bell.notified().await };
                 match self.fill(lack).await {
@@ -133,16 +131,28 @@ impl Pool {
         host.blanks.clear().await;
     }
 
+    /// The first of a language, whether it lives or not. The keeper learns of it.
+    fn take_first(&self, language: Language) -> Option<QemuVm> {
+        let mut ready = self.ready();
+        let vm = ready.get_mut(&language)?.pop_front()?;
+        self.is_full.send_replace(false);
+        self.common.bell.notify_one();
+        Some(vm)
+    }
+
+    /// What is to be made next; told to those who wait for a full pool before anybody can take from it again.
     fn lack(&self) -> Option<Lack> {
         let ready = self.ready();
         let stock = |language: &Language| ready.get(language).map_or(0, VecDeque::len);
         // The smallest stock first, so that each language has its first VM soon.
         let least = self.common.host.languages.iter().copied().min_by_key(stock);
-        match least.filter(|language| stock(language) < self.most) {
+        let lack = match least.filter(|language| stock(language) < self.most) {
             Some(language) => Some(Lack::Ready(language)),
             None if self.common.host.blanks.are_lacking() => Some(Lack::Blank),
             None => None,
-        }
+        };
+        self.is_full.send_replace(lack.is_none());
+        lack
     }
 
     async fn fill(&self, lack: Lack) -> Result<(), Error> {

@@ -99,7 +99,8 @@ impl RunDir {
 
     /// Writes down what the VM is for, which was not known when the directory was made.
     pub(crate) fn describe(&self, details: &Details) -> Result<(), RunDirError> {
-        let described = Record::new(&id_of(&self.path), details).and_then(|record| record.write(&self.path.join(RECORD)));
+        let described =
+            Record::new(&id_of(&self.path), details).and_then(|record| record.write(&self.path.join(RECORD)));
         described.map_err(RunDirError::at("writing the record in", &self.path))
     }
 

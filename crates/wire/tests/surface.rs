@@ -52,7 +52,8 @@ fn the_surface_is_the_one_that_was_agreed() {
     };
     surface += &encoding("Hello", &hello);
     surface += &encoding("NetworkState", &NetworkState { failure: "f".into() });
-    let start = ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true, rehearsal: true, unix_time_ns: 1 };
+    let start =
+        ExecStart { language: 1, timeout_ms: 1, program_bytes: 1, is_last: true, rehearsal: true, unix_time_ns: 1 };
     surface += &encoding("ExecStart", &start);
     let variable = EnvVar { name: b"n".into(), value: b"v".into() };
     surface += &encoding("Program", &Program { code: b"c".into(), env: vec![variable] });

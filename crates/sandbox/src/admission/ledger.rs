@@ -118,7 +118,9 @@ impl Ledger {
     /// Whether the first in the line waits for memory that others hold.
     pub(super) fn is_short_of_memory(&self) -> bool {
         let first = self.waiting.values().next();
-        first.is_some_and(|size| size.memory_mib > 0 && self.usage.held.memory_mib + size.memory_mib > self.capacity.memory_mib)
+        first.is_some_and(|size| {
+            size.memory_mib > 0 && self.usage.held.memory_mib + size.memory_mib > self.capacity.memory_mib
+        })
     }
 
     /// Takes the CPU out of what `ticket` holds, as a holding of its own that can leave by itself.

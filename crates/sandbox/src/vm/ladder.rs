@@ -34,7 +34,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The same for a copy in a QEMU that has waited, which may have been stopped meanwhile. Another QEMU takes its place.
-const BLANK_PATIENCE: Duration = Duration::from_secs(5);
+const BLANK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What every rung is told.
 #[derive(Debug)]

@@ -77,7 +77,12 @@ pub(in crate::vm) fn details(host: &Host, spec: &ValidVm) -> Details {
 impl Prepared {
     /// Makes the run directory, the sockets and the arguments, beside the runtime's threads: files are touched, and the run
     /// directory's lock may have to be waited for.
-    pub(in crate::vm) async fn new(host: Arc<Host>, vm_id: String, outline: Outline, life: Life) -> Result<Self, BootError> {
+    pub(in crate::vm) async fn new(
+        host: Arc<Host>,
+        vm_id: String,
+        outline: Outline,
+        life: Life,
+    ) -> Result<Self, BootError> {
         let prepared = tokio::task::spawn_blocking(move || Self::make(&host, vm_id, outline, life)).await;
         prepared.map_err(|panicked| BootError::Prepare(panicked.into()))?
     }
