@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use exec_sandbox::{ExecRequest, Language, Origin, Outcome, RunRequest, Scheduler, SchedulerConfig, SessionRequest};
 use futures_util::future::join_all;
 use rustix::process::{Pid, Signal, kill_process};
-use vmtests::{World, processes, stdout};
+use vmtests::{World, processes, stdout, wait_for};
 
 /// Long enough for a busy machine to boot and save one VM of each language.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -60,9 +60,9 @@ async fn a_vm_that_is_dead_or_stopped_is_never_handed_out() {
     let scheduler = scheduler(&world, 1).await;
     for signal in [Signal::KILL, Signal::STOP] {
         scheduler.wait_pool_ready(PATIENCE).await.expect("it is filled");
-        let all: Vec<u32> = world.vms().iter().flat_map(|id| processes(id)).collect();
-        assert!(all.len() > Language::ALL.len(), "one of each language, and one that waits for its guest: {all:?}");
-        for pid in all {
+        // One of each language, and one that waits for its guest. A process that has just been started may have no name yet.
+        let all = || world.vms().iter().flat_map(|id| processes(id)).collect::<Vec<u32>>();
+        for pid in wait_for("all of them", || Some(all()).filter(|all| all.len() > Language::ALL.len())) {
             let pid = Pid::from_raw(pid.cast_signed()).expect("it is a process");
             kill_process(pid, signal).expect("it lives");
         }

@@ -16,6 +16,7 @@ use std::{
 
 use exec_sandbox_image::{Image, ImageError, ImageStore, Manifest, VerifiedImage};
 use exec_sandbox_qemu as qemu;
+use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use crate::{
@@ -54,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) blanks: Blanks,
     /// Those that the image has interpreters for.
     pub(crate) languages: Vec<Language>,
+    /// Rung when a VM has ended, or something that was kept ready is taken.
+    pub(crate) bell: Arc<Notify>,
     confined: Mutex<Confined>,
     /// The gateway that was named, and the one that was found last.
     gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
@@ -120,6 +123,7 @@ impl Host {
             Some((shelf, memories)) => (Some(Arc::new(shelf)), Some(memories)),
             None => (None, None),
         };
+        let bell = Arc::<Notify>::default();
         // Without snapshots there is nothing that a blank could be told.
         let blanks = if snapshots.is_some() { settings.config.warm_pool_size } else { 0 };
         let has = |language: &Language| image.manifest().languages.contains_key(language.name());
@@ -142,8 +146,9 @@ impl Host {
             image,
             snapshots,
             memories,
-            blanks: Blanks::new(blanks, settings.config.default_memory_mib),
+            blanks: Blanks::new(blanks, settings.config.default_memory_mib, Arc::clone(&bell)),
             languages,
+            bell,
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,

@@ -62,8 +62,7 @@ impl VmManager {
         }
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
-        let (config, host, bell) = (Arc::new(config), Arc::new(host), Arc::default());
-        let common = Common { config, host, alive, closing, bell };
+        let common = Common { config: Arc::new(config), host: Arc::new(host), alive, closing };
         let pool = Pool::start(&common, &admission);
         Ok(Self { common, admission, pool })
     }

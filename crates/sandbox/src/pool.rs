@@ -83,6 +83,7 @@ impl Pool {
         let mut ready = self.ready();
         let largest = ready.values_mut().max_by_key(|stock| stock.len());
         let given_up = largest.and_then(VecDeque::pop_front);
+        self.is_full.send_replace(false);
         if let Some(vm) = &given_up {
             debug!(vm_id = vm.vm_id(), "a VM of the pool makes room");
         }
@@ -91,6 +92,11 @@ impl Pool {
 
     /// Waits until nothing is lacking.
     pub(crate) async fn wait_until_full(&self, patience: Duration) -> Result<(), Error> {
+        // What has ended is noticed now, and not when the keeper gets to it.
+        self.forget_the_dead();
+        if self.lack().is_some() {
+            self.common.host.bell.notify_one();
+        }
         let mut is_full = self.is_full.subscribe();
         match timeout(patience, is_full.wait_for(|is_full| *is_full)).await {
             Ok(_full_or_closed) => Ok(()),
@@ -104,13 +110,13 @@ impl Pool {
     }
 
     async fn keep(self: Arc<Self>) {
-        let Common { closing, bell, host, .. } = &self.common;
+        let Common { closing, host, .. } = &self.common;
         let mut rest = FIRST_REST;
         loop {
             self.forget_the_dead();
             let lack = self.lack();
             let next = async {
-                let Some(lack) = lack else { return bell.notified().await };
+                let Some(lack) = lack else { return host.bell.notified().await };
                 match self.fill(lack).await {
                     Ok(()) => rest = FIRST_REST,
                     Err(error) => {
@@ -136,7 +142,7 @@ impl Pool {
         let mut ready = self.ready();
         let vm = ready.get_mut(&language)?.pop_front()?;
         self.is_full.send_replace(false);
-        self.common.bell.notify_one();
+        self.common.host.bell.notify_one();
         Some(vm)
     }
 

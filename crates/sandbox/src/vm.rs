@@ -163,8 +163,6 @@ pub(crate) struct Common {
     /// The owners of VMs, and the calls that may still make one.
     pub(crate) alive: TaskTracker,
     pub(crate) closing: CancellationToken,
-    /// Rung when a VM has ended.
-    pub(crate) bell: Arc<Notify>,
 }
 
 impl QemuVm {
@@ -181,8 +179,10 @@ impl QemuVm {
         };
         let (booted, answer) = oneshot::channel();
         let host = Arc::clone(&common.host);
-        let (bell, supervised) =
-            (Arc::clone(&common.bell), supervisor::supervise(host, (suggested.clone(), spec), permit, desk, booted));
+        let (bell, supervised) = (
+            Arc::clone(&common.host.bell),
+            supervisor::supervise(host, (suggested.clone(), spec), permit, desk, booted),
+        );
         common.alive.spawn(async move {
             supervised.await;
             bell.notify_one();

@@ -8,6 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::phases::{BootError, Connected, Failed, Life, Outline, Prepared};
@@ -24,6 +25,8 @@ pub(crate) struct Blanks {
     most: usize,
     memory_mib: u32,
     waiting: Mutex<VecDeque<Blank>>,
+    /// Rung when one is taken.
+    bell: Arc<Notify>,
 }
 
 /// A QEMU that waits.
@@ -37,8 +40,8 @@ pub(super) struct Blank {
 
 impl Blanks {
     /// Up to `most` for guests of `memory_mib`.
-    pub(crate) fn new(most: usize, memory_mib: u32) -> Self {
-        Self { most, memory_mib, waiting: Mutex::default() }
+    pub(crate) fn new(most: usize, memory_mib: u32, bell: Arc<Notify>) -> Self {
+        Self { most, memory_mib, waiting: Mutex::default(), bell }
     }
 
     /// Whether there are less than there should be.
@@ -73,6 +76,7 @@ impl Blanks {
         }
         loop {
             let mut blank = self.waiting().pop_front()?;
+            self.bell.notify_one();
             if !blank.connected.has_ended().await {
                 return Some(blank);
             }
