@@ -17,7 +17,6 @@ _logger = logging.getLogger("exec_sandbox")
 
 # What changes how fast something is and never what it does, and is not there yet.
 _WITHOUT_EFFECT = {
-    "warm_pool_size": "there is no pool of VMs that are ready yet",
     "disk_snapshot_cache_dir": "there are no snapshots of disks yet",
     "s3_bucket": "snapshots are not shared yet",
 }
@@ -30,7 +29,8 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
         return native
     for field, why in _WITHOUT_EFFECT.items():
         if field in config.model_fields_set and getattr(config, field):
-            _logger.warning("SchedulerConfig.%s has no effect: %s; every VM is a cold boot", field, why)
+            _logger.warning("SchedulerConfig.%s has no effect: %s", field, why)
+    native["warm_pool_size"] = config.warm_pool_size
     native["default_memory_mib"] = config.default_memory_mb
     native["default_timeout"] = config.default_timeout_seconds
     native["session_idle_timeout"] = config.session_idle_timeout_seconds
@@ -55,6 +55,7 @@ def of_settings(settings: Settings) -> _native.Config:
 
 def _defaults() -> _native.Config:
     return {
+        "warm_pool_size": None,
         "default_memory_mib": None,
         "default_timeout": None,
         "session_idle_timeout": None,

@@ -160,12 +160,12 @@ class Scheduler:
             lambda stream: native.session(vm, idle_timeout_seconds, stream), listeners
         )
 
-    async def wait_pool_ready(self, timeout: float = 120) -> None:  # noqa: ARG002  # there is nothing to wait for
-        """Waits until the pool of VMs that are ready is full, at most `timeout` seconds.
+    async def wait_pool_ready(self, timeout: float = 120) -> None:
+        """Waits until `warm_pool_size` VMs of each language are ready; at once if that is 0.
 
-        There is no pool yet, whatever `warm_pool_size` is, so there is nothing to wait for.
+        Raises `VmBootTimeoutError` if they are not within `timeout` seconds. They are made further.
         """
-        self._started()
+        await self._started().wait_pool_ready(timeout)
 
     def _started(self) -> _native.Scheduler:
         if self._native is None:

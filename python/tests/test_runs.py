@@ -139,11 +139,11 @@ async def test_a_scheduler_is_used_between_its_start_and_its_end() -> None:
 
 
 async def test_what_has_no_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    async with Scheduler(SchedulerConfig(warm_pool_size=2)):
+    async with Scheduler(SchedulerConfig(s3_bucket="snapshots")):
         pass
-    assert "warm_pool_size has no effect" in caplog.text
+    assert "s3_bucket has no effect" in caplog.text
     caplog.clear()
-    async with Scheduler(SchedulerConfig(warm_pool_size=0, default_memory_mb=256)):
+    async with Scheduler(SchedulerConfig(s3_bucket=None, default_memory_mb=256)):
         pass
     assert caplog.text == ""
 

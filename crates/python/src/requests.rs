@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 #[derive(Debug, FromPyObject)]
 #[pyo3(from_item_all)]
 pub(crate) struct Config {
+    warm_pool_size: Option<usize>,
     default_memory_mib: Option<u32>,
     default_timeout: Option<f64>,
     session_idle_timeout: Option<f64>,
@@ -73,6 +74,7 @@ impl Config {
         let default = SchedulerConfig::default();
         Ok(SchedulerConfig {
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
+            warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
             default_timeout: seconds(self.default_timeout)?.unwrap_or(default.default_timeout),
             session_idle_timeout: seconds(self.session_idle_timeout)?.unwrap_or(default.session_idle_timeout),
             images_dir: self.images_dir,
@@ -157,7 +159,7 @@ pub(crate) fn language(name: &str) -> PyResult<Language> {
 }
 
 /// A time. What is no time becomes none: the library says which one it wants.
-fn seconds(time: Option<f64>) -> PyResult<Option<Duration>> {
+pub(crate) fn seconds(time: Option<f64>) -> PyResult<Option<Duration>> {
     let convert = |time| Duration::try_from_secs_f64(time).map_err(|_not| PyValueError::new_err("a time is negative"));
     time.map(convert).transpose()
 }

@@ -6,7 +6,7 @@ use pyo3::prelude::*;
 use crate::{
     home::Home,
     outcome::Outcome,
-    requests::{Config, Program, Vm as Spec},
+    requests::{Config, Program, Vm as Spec, seconds},
     runtime::promise,
     session::Session,
     stream::OutputStream,
@@ -76,6 +76,13 @@ impl Scheduler {
         let boot_log = stream.map(|stream| stream.get().sender()).transpose()?;
         let spec = vm.into_spec(boot_log)?;
         promise(py, "create_vm", async move { Ok(Vm::from(scheduler.manager().create_vm(spec).await?)) })
+    }
+
+    /// Is done when the pool is full, and fails if it is not within `patience` seconds.
+    fn wait_pool_ready<'py>(&self, py: Python<'py>, patience: f64) -> PyResult<Bound<'py, PyAny>> {
+        let scheduler = self.0.get()?;
+        let patience = seconds(Some(patience))?.unwrap_or_default();
+        promise(py, "wait_pool_ready", async move { Ok(scheduler.wait_pool_ready(patience).await?) })
     }
 
     /// Refuses new VMs, ends all there are, and is done when they are confirmed dead.

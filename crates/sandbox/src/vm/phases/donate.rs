@@ -60,6 +60,8 @@ pub(in crate::vm) enum DonationError {
     Io(#[from] io::Error),
     #[error("its state is larger than {MAX_STATE_BYTES} bytes")]
     TooLarge,
+    #[error("its agent cannot make a copy a machine of its own")]
+    NotRenewed,
 }
 
 impl Ready {
@@ -78,7 +80,7 @@ impl Ready {
             Err(error) => return Err(Failed { error, instance: Some(self.live.instance) }),
         };
         // Also after a failure: QEMU may have halted it.
-        let Self { live: Live { instance, mut channel, .. }, born, ready_at, patience } = self;
+        let Self { live: Live { instance, mut channel, boot_id }, born, ready_at, patience } = self;
         let goes_on = async {
             instance.orders()?.give([qmp::Command::Continue], None).await?;
             channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
@@ -89,6 +91,8 @@ impl Ready {
         }
         let deadline = Instant::now() + patience;
         let again = Connected { instance, born, channel, patience, deadline }.greet(wanted).await?;
+        // An agent that has not become another here would not in a copy either.
+        let saved = if again.live.boot_id == boot_id { saved.and(Err(DonationError::NotRenewed)) } else { saved };
         Ok((Self { ready_at, ..again }, saved))
     }
 
