@@ -46,13 +46,12 @@ impl Stamp {
         fs::read_to_string(path).is_ok_and(|found| found == self.0)
     }
 
-    /// Leaves it at `path`, whose directory is made if it is missing, all of it or nothing.
+    /// Leaves it at `path`, in a directory that is there, all of it or nothing.
     ///
     /// # Errors
     /// Whatever the file system answers.
     pub fn leave_at(&self, path: &Path) -> io::Result<()> {
         let dir = path.parent().unwrap_or_else(|| Path::new("."));
-        fs::create_dir_all(dir)?;
         let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
         temporary.write_all(self.0.as_bytes())?;
         temporary.persist(path)?;
@@ -81,7 +80,8 @@ mod tests {
         let (dir, _, metadata) = file();
         let (stamp, other) = (Stamp::of(&metadata, Digest::of(b"a")), Stamp::of(&metadata, Digest::of(b"b")));
         let path = dir.path().join("stamps/a");
-        assert!(!stamp.is_at(&path));
+        assert!(!stamp.is_at(&path) && stamp.leave_at(&path).is_err());
+        fs::create_dir(dir.path().join("stamps")).unwrap();
         stamp.leave_at(&path).unwrap();
         assert!(stamp.is_at(&path) && !other.is_at(&path));
     }

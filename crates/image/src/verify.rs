@@ -2,7 +2,7 @@
 //!
 //! Every blob is hashed against the manifest, unless a [`Stamp`] says that this very file has been.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -87,14 +87,14 @@ pub(crate) fn verify_blob(role: BlobRole, blob: Blob, path: &Path, stamps: Optio
     let after = file.metadata().map_err(ImageError::io("inspect", path))?;
     if let Some(stamp_path) = stamp_path.filter(|_| Stamp::of(&after, blob.blake3) == stamp) {
         // Without a stamp the next process hashes again: slower, and just as right.
-        let _ = stamp.leave_at(&stamp_path);
+        let dir = stamp_path.parent().unwrap_or_else(|| Path::new("."));
+        let _ = fs::create_dir_all(dir).and_then(|()| stamp.leave_at(&stamp_path));
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::MetadataExt;
 
     use tempfile::TempDir;
