@@ -7,6 +7,7 @@ use prost::Message as _;
 use crate::{ExecRequest, Language, SchedulerConfig};
 pub use crate::{
     run_dir::fuzzing::run_directory,
+    snapshot::fuzzing::{snapshot_manifest, snapshot_manifests},
     vm::fuzzing::{Step, execution},
 };
 

@@ -11,6 +11,8 @@
 mod draft;
 mod error;
 mod fill;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod lock;
 mod manifest;
 mod memories;

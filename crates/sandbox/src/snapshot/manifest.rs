@@ -87,12 +87,40 @@ impl Manifest {
         self.key
     }
 
-    pub(super) fn memory_mib(&self) -> u32 {
-        self.parts.memory_mib
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
     }
 }
 
 /// The length of the file that is a VM's memory.
 pub(super) fn memory_bytes(memory_mib: u32) -> u64 {
     u64::from(memory_mib) << 20
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::{super::parts::tests::any_parts, *};
+
+    fn manifest(parts: Parts) -> Manifest {
+        let content = |size_bytes| Content { digest: Digest::of(b"c"), size_bytes };
+        let ram = content(memory_bytes(parts.memory_mib));
+        Manifest::new(parts, ram, content(7))
+    }
+
+    proptest! {
+        #[test]
+        fn a_manifest_reads_back_as_it_was_written(parts in any_parts()) {
+            let manifest = manifest(Parts { format: FORMAT, ..parts });
+            prop_assert_eq!(Manifest::from_json(&manifest.to_json().expect("it is data")).expect("it is ours"), manifest);
+        }
+
+        #[test]
+        fn parts_of_another_format_are_refused(parts in any_parts(), format in 2..9_u32) {
+            let json = manifest(Parts { format, ..parts }).to_json().expect("it is data");
+            let refused = Manifest::from_json(&json);
+            prop_assert!(matches!(refused, Err(ManifestError::UnknownFormat(found)) if found == format));
+        }
+    }
 }

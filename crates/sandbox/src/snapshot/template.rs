@@ -4,12 +4,9 @@
 //! step follows a link, and what is opened is a file.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Metadata},
     io::{self, Read as _},
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileExt as _, MetadataExt as _},
-    },
+    os::unix::fs::{FileExt as _, MetadataExt as _},
     path::{Path, PathBuf},
 };
 
@@ -48,7 +45,7 @@ pub(super) struct Claimed {
 
 /// The directory of a snapshot, wherever it is now.
 struct Directory {
-    dir: OwnedFd,
+    dir: File,
     path: PathBuf,
 }
 
@@ -133,7 +130,7 @@ impl Claimed {
     }
 
     pub(super) fn into_template(self) -> Template {
-        Template::new(self.manifest.key(), self.manifest.memory_mib(), self.ram, self.state)
+        Template::new(self.manifest.key(), self.manifest.parts().memory_mib, self.ram, self.state)
     }
 }
 
@@ -141,7 +138,7 @@ impl Directory {
     fn open(path: &Path) -> Result<Option<Self>, Trouble> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(dir) => Ok(Some(Self { dir, path: path.to_owned() })),
+            Ok(dir) => Ok(Some(Self { dir: dir.into(), path: path.to_owned() })),
             Err(Errno::NOENT) => Ok(None),
             Err(Errno::NOTDIR | Errno::LOOP) => Err(Damage::NotADirectory.into()),
             Err(error) => Err(StoreError::io("open", path)(error.into()).into()),
@@ -150,8 +147,9 @@ impl Directory {
 
     /// Whether the path still leads here.
     fn is_in_place(&self) -> bool {
-        let Ok(opened) = rustix::fs::fstat(&self.dir) else { return false };
-        fs::symlink_metadata(&self.path).is_ok_and(|there| (there.dev(), there.ino()) == (opened.st_dev, opened.st_ino))
+        let identity = |file: Metadata| (file.dev(), file.ino());
+        let (opened, there) = (self.dir.metadata(), fs::symlink_metadata(&self.path));
+        opened.is_ok_and(|opened| there.is_ok_and(|there| identity(there) == identity(opened)))
     }
 
     fn open_all(&self, key: Key) -> Result<(Manifest, File, File), Trouble> {
