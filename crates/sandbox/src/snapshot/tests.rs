@@ -1,5 +1,6 @@
 //! The store's promises, with files of a megabyte instead of a VM's memory.
 
+mod cost;
 mod damage;
 mod limits;
 mod making;

@@ -104,14 +104,14 @@ fn remove_drafts(store: &Store) -> u64 {
     keys.into_iter().map(remove).sum()
 }
 
-/// Takes a snapshot away. `false`: it stays.
+/// Takes a snapshot away, or finds that somebody else has. `false`: it stays.
 fn discard(store: &Store, path: &Path) -> bool {
     let trash = store.trash_dir();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let place = trash.join(format!("{}-{}-{name}", unix_ns(SystemTime::now()), std::process::id()));
-    let is_gone = private_dir::create(&trash).and_then(|()| fs::rename(path, &place)).is_ok();
+    let moved = private_dir::create(&trash).and_then(|()| fs::rename(path, &place));
     remove(&place);
-    is_gone
+    moved.is_ok() || fs::symlink_metadata(path).is_err()
 }
 
 fn empty(trash: &Path) {

@@ -83,6 +83,7 @@ fn a_file_that_is_missing_or_no_file_is_found() {
     }
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_found_without_waiting_for_a_writer() {
     let dir = temporary();

@@ -1,5 +1,7 @@
 //! How much is kept and for how long.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -80,6 +82,52 @@ fn what_is_in_use_may_be_evicted_and_stays_whole() {
     check(&template);
     assert!(find(&store, &parts("a")).is_none());
     check(&publish(&store, &parts("a")));
+}
+
+#[test]
+fn what_goes_while_others_look_for_it_is_never_taken_for_damaged() {
+    const ROUNDS: usize = 100;
+    let dir = temporary();
+    let shared = limited(&dir, 0, LIMITS.max_age);
+    let (later, is_over) = (SystemTime::now() + HOUR, AtomicBool::new(false));
+    let while_it_lasts = |work: &dyn Fn()| {
+        while !is_over.load(Ordering::Relaxed) {
+            work();
+        }
+    };
+    // None of them is written down as read, so that the files are.
+    let unstamped = Store { known: Arc::default(), ..shared.clone() };
+    let look = |store: &Store| {
+        find(store, &parts("1")).iter().for_each(|template| check(template));
+        store.known.proven.lock().expect("nobody panicked").clear();
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| while_it_lasts(&|| assert_eq!(tidy::tidy(&shared, later).quarantined, 0)));
+        scope.spawn(|| while_it_lasts(&|| look(&shared)));
+        scope.spawn(|| while_it_lasts(&|| look(&unstamped)));
+        let mut made = 0;
+        while made < ROUNDS {
+            if let Some(draft) = shared.begin(&parts("1")).expect("the store works") {
+                fill(&draft);
+                check(&draft.publish().expect("the store works"));
+                made += 1;
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(names(&shared.quarantine_dir()), [""; 0]);
+}
+
+#[test]
+fn a_stamp_is_not_left_where_a_snapshot_was() {
+    let dir = temporary();
+    let store = store(&dir);
+    publish(&store, &parts("a"));
+    let snapshot = store.template_dir(parts("a").key());
+    let claimed = Claimed::open(&snapshot, parts("a").key()).expect("it is whole").expect("it is there");
+    fs::remove_dir_all(&snapshot).expect("it is ours");
+    store.prove(&claimed, parts("a").key(), &snapshot.join(VERIFIED)).expect("it is whole");
+    assert!(!snapshot.exists());
 }
 
 #[test]
