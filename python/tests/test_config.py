@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from exec_sandbox import SchedulerConfig
+from exec_sandbox import SchedulerConfig, _config
 from exec_sandbox.platform_utils import get_cache_dir
 from exec_sandbox.settings import Settings
 
@@ -124,6 +124,12 @@ def test_the_cache_is_where_the_environment_says(
         monkeypatch.setenv(name, value)
     assert get_cache_dir() == Path(expected)
     assert SchedulerConfig().memory_snapshot_cache_dir == Path(expected, "memory-snapshots")
+
+
+def test_snapshots_of_memory_are_where_the_configuration_says() -> None:
+    assert _config.of_scheduler(SchedulerConfig())["snapshot_dir"] == Path("/c/memory-snapshots")
+    assert _config.of_scheduler(SchedulerConfig(memory_snapshot_cache_dir=Path("/s")))["snapshot_dir"] == Path("/s")
+    assert _config.of_settings(Settings(memory_snapshot_cache_dir=Path("/s")))["snapshot_dir"] == Path("/s")
 
 
 def test_settings_without_an_environment_choose_nothing() -> None:
