@@ -1,6 +1,6 @@
 //! The key of a snapshot: everything that shapes the state of a VM when it is saved.
 
-use std::{fmt, fs, io, os::unix::fs::MetadataExt as _, str::FromStr};
+use std::{fmt, fs, io, num::NonZeroU32, os::unix::fs::MetadataExt as _, str::FromStr};
 
 use exec_sandbox_image::{Digest, KeyBuilder, Manifest, NotADigest};
 use exec_sandbox_qemu::Accelerator;
@@ -66,7 +66,7 @@ impl Parts {
             initramfs: image.initramfs.blake3,
             root: image.root.blake3,
             qemu: QemuBuild::of(program)?,
-            accelerator: accelerator.clone(),
+            accelerator: steady(accelerator),
             host_cpu,
             machine: Vec::new(),
             memory_mib: 0,
@@ -142,6 +142,18 @@ impl FromStr for Key {
 
     fn from_str(text: &str) -> Result<Self, NotADigest> {
         text.parse().map(Self)
+    }
+}
+
+/// The accelerator without what a host measures a little differently each time that it boots. A copy's clock is set by its host, and runs
+/// by the rest of its template's figure well enough in between.
+fn steady(accelerator: &Accelerator) -> Accelerator {
+    match accelerator {
+        Accelerator::Tcg { tsc_khz } => {
+            let round = |khz: NonZeroU32| NonZeroU32::new((khz.get() + 500) / 1000 * 1000);
+            Accelerator::Tcg { tsc_khz: tsc_khz.and_then(round) }
+        }
+        Accelerator::Kvm { .. } | Accelerator::Hvf => accelerator.clone(),
     }
 }
 
