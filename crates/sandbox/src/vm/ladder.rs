@@ -51,12 +51,12 @@ impl<T> Climb<'_, T> {
     /// Brings a VM up, by the highest rung that holds.
     pub(super) async fn up(&mut self) -> Result<(Ready, BootTiming), Failed> {
         let begun = Instant::now();
-        match self.offer().await {
+        match self.offer().await? {
             Offer::Template(template) => match self.copy(&template, begun).await {
                 Err(failed) if failed.error.is_the_guests() => {
                     self.condemn(&template, failed).await?;
                     // Once: what is made anew is believed, or this run does without.
-                    match self.offer().await {
+                    match self.offer().await? {
                         Offer::Donation(donation) => self.donate(*donation, begun).await,
                         Offer::Template(_) | Offer::Nothing => self.boot(begun).await,
                     }
@@ -68,11 +68,17 @@ impl<T> Climb<'_, T> {
         }
     }
 
-    async fn offer(&self) -> Offer {
+    /// What there is to start from. It may have to be waited for.
+    async fn offer(&mut self) -> Result<Offer, Failed> {
+        let want = self.want();
         match &self.host.snapshots {
-            // Its console is what the caller wants to see.
-            Some(shelf) if self.spec.boot_log.is_none() => shelf.offer(&self.want()).await,
-            _ => Offer::Nothing,
+            Some(shelf) if self.spec.boot_log.is_none() => tokio::select! {
+                biased;
+                () = self.wanted.closed() => Err(nothing_yet(BootError::Abandoned)),
+                offer = shelf.offer(&want) => Ok(offer),
+            },
+            // There are none, or its console is what the caller wants to see.
+            _ => Ok(Offer::Nothing),
         }
     }
 
