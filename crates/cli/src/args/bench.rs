@@ -1,5 +1,7 @@
 //! The command line of `sbx bench`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use exec_sandbox::Language;
 
@@ -15,7 +17,9 @@ pub(crate) struct BenchArgs {
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
     /// Cold runs: fresh VMs one after the other, and where their time goes
-    Cold(ColdArgs),
+    Cold(RunsArgs),
+    /// Restored runs: the same in copies of a snapshot, which is made first
+    Restore(RunsArgs),
     /// Idle VMs: what they take of the host that have nothing to do, connected and orphaned
     Idle(IdleArgs),
     /// Sessions: the shortest execution in each language, and files on their way in and out
@@ -23,7 +27,7 @@ pub(crate) enum BenchCommand {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ColdArgs {
+pub(crate) struct RunsArgs {
     /// Runs of each language
     #[arg(short, long, value_name = "COUNT", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub(crate) number: u32,
@@ -64,6 +68,9 @@ pub(crate) struct MeasuredArgs {
     /// Print every sample as JSON
     #[arg(long)]
     pub(crate) json: bool,
+    /// Draw the figures into this file, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plot: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) host: HostArgs,
 }
