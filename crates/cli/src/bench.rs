@@ -17,8 +17,11 @@ use crate::{
     scheduled::scheduled,
 };
 
+mod concurrency;
+mod density;
 mod figures;
 mod floor;
+mod holdings;
 mod idle;
 mod memory;
 mod page;
@@ -32,6 +35,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Status, Failure> {
     match &args.command {
         BenchCommand::Cold(args) => runs::run(args, rung::COLD),
         BenchCommand::Restore(args) => runs::run(args, rung::RESTORE),
+        BenchCommand::Concurrency(args) => concurrency::run(args),
+        BenchCommand::Density(args) => density::run(args),
         BenchCommand::Idle(args) => idle::run(args),
         BenchCommand::Session(args) => session::run(args),
     }

@@ -49,7 +49,7 @@ impl Rung {
     }
 
     /// Whether a guest of this origin stands on it.
-    fn check(self, language: Language, origin: Origin) -> Result<(), Failure> {
+    pub(super) fn check(self, language: Language, origin: Origin) -> Result<(), Failure> {
         if origin == self.origin {
             return Ok(());
         }
