@@ -3,13 +3,14 @@
 #![expect(clippy::print_stderr, reason = "a program for people at a terminal: its errors go to stderr")]
 
 mod assets;
+mod bench_compare;
 mod fuzz;
 
-use std::process::ExitCode;
+use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-/// Builds the guest's parts.
+/// Builds the guest's parts, fuzzes and compares.
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask", version, max_term_width = 100)]
 struct CommandLine {
@@ -32,6 +33,18 @@ enum Task {
         #[arg(value_name = "TARGET")]
         targets: Vec<String>,
     },
+    /// Runs commands in turns and compares how long they take, and the figures of those that print JSON
+    BenchCompare {
+        /// Times that each command runs
+        #[arg(short, long, default_value_t = 5, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        number: u32,
+        /// Show figures whose names contain this; all if none is named
+        #[arg(long, value_name = "WORD")]
+        only: Vec<String>,
+        /// The commands, with `--` before each
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        commands: Vec<OsString>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -39,6 +52,7 @@ fn main() -> ExitCode {
         Task::Assets(options) => assets::run(&options),
         Task::Agent => assets::run_agent(),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
+        Task::BenchCompare { number, only, commands } => bench_compare::run(number, &only, &commands),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,7 +18,9 @@ use clap::{
 };
 use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 
-pub(crate) use bench::{BenchArgs, BenchCommand, ColdArgs, IdleArgs, SessionBenchArgs};
+pub(crate) use bench::{
+    BenchArgs, BenchCommand, ConcurrencyArgs, DensityArgs, IdleArgs, MeasuredArgs, RunsArgs, SessionBenchArgs,
+};
 pub(crate) use image::{ImageArgs, ImageCommand, PullArgs};
 use network::NetworkArgs;
 

@@ -54,7 +54,7 @@ fn execute(command: Command) -> Result<Status, Failure> {
         Command::Gc(args) => gc::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Image(args) => image::run(&args),
-        Command::Bench(args) => bench::run(args),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => args::completions(args.shell),
     }
 }

@@ -52,6 +52,7 @@ fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
     insta::assert_snapshot!("help_image_pull", page(&["image", "pull", "--help"]));
     insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
+    insta::assert_snapshot!("help_bench_concurrency", page(&["bench", "concurrency", "--help"]));
 }
 
 #[test]

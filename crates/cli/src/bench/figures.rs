@@ -21,6 +21,12 @@ pub(super) fn figures(mut values: Vec<f64>) -> Option<Figures> {
     Some(Figures { median, p95: *values.get(rank.checked_sub(1)?)? })
 }
 
+/// What one more takes: by how much a sum has grown since there were fewer, for each that was added.
+pub(super) fn marginal((fewer, before): (u32, f64), (more, after): (u32, f64)) -> Option<f64> {
+    let added = more.checked_sub(fewer).filter(|added| *added > 0)?;
+    Some((after - before) / f64::from(added))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +38,13 @@ mod tests {
         let hundred: Vec<f64> = (1..=100).map(f64::from).collect();
         assert_eq!(figures(hundred), Some(Figures { median: 50.5, p95: 95.0 }));
         assert_eq!(figures(Vec::new()), None);
+    }
+
+    #[test]
+    fn one_more_takes_its_share_of_the_growth() {
+        assert_eq!(marginal((1, 40.0), (4, 100.0)), Some(20.0));
+        assert_eq!(marginal((0, 0.0), (1, 40.0)), Some(40.0), "the first has nobody to share with");
+        assert_eq!(marginal((4, 100.0), (8, 96.0)), Some(-1.0));
+        assert_eq!(marginal((4, 100.0), (4, 100.0)), None);
     }
 }

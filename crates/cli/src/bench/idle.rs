@@ -2,26 +2,20 @@
 
 use std::{
     fmt::Write as _,
-    io::{self, IsTerminal as _},
     time::{Duration, Instant},
 };
 
-use exec_sandbox::{ExecRequest, Exit, Language, Process, QemuVm, Scheduler, VmSpec};
+use exec_sandbox::{ExecRequest, Language, Process, QemuVm, Scheduler, VmSpec};
 use serde::Serialize;
 
 use super::{
     figures::{Figures, figures},
-    hello,
+    hello, measured,
     page::mib,
+    plot::{Bar, Panel, Plot},
+    said_hello, show, title,
 };
-use crate::{
-    args::IdleArgs,
-    exit::Status,
-    failure::Failure,
-    print::{self, HEADER},
-    progress::Progress,
-    scheduled::scheduled,
-};
+use crate::{args::IdleArgs, exit::Status, failure::Failure, print::HEADER, progress::Progress};
 
 /// The kernel counts a process's time in hundredths of a second, so this is a sample of which one count is one per cent.
 const SAMPLE: Duration = Duration::from_secs(1);
@@ -47,30 +41,19 @@ struct Row {
 }
 
 /// Measures what was asked for.
-pub(super) fn run(args: IdleArgs) -> Result<Status, Failure> {
-    crate::block_on(async move {
-        let wants_notes = io::stderr().is_terminal();
-        let progress = Progress::start("checking QEMU and the image", wants_notes);
-        scheduled(args.what.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
-            let vms = start(scheduler, &args, &progress).await?;
-            let connected = sheet("connected", &vms, &args, &progress).await?;
-            for vm in &vms {
-                vm.channel().close().await?;
-            }
-            let orphaned = sheet("orphaned", &vms, &args, &progress).await?;
-            progress.end();
-            let sheets = [connected, orphaned];
-            if args.what.json {
-                print::json(&sheets)?;
-            } else {
-                let facts = scheduler.facts();
-                let title =
-                    format!("{} · QEMU {} · {} samples of 1 s", facts.accelerator, facts.qemu_version, args.seconds);
-                print::page(&page(&title, &sheets))?;
-            }
-            Ok(Status::SUCCESS)
-        })
-        .await
+pub(super) fn run(args: &IdleArgs) -> Result<Status, Failure> {
+    measured(args.what.host.config(), async |scheduler: &Scheduler, progress: &Progress| {
+        let vms = start(scheduler, args, progress).await?;
+        let connected = sheet("connected", &vms, args, progress).await?;
+        for vm in &vms {
+            vm.channel().close().await?;
+        }
+        let orphaned = sheet("orphaned", &vms, args, progress).await?;
+        progress.end();
+        let sheets = [connected, orphaned];
+        let title = title(scheduler, &format!("{} samples of 1 s", args.seconds));
+        show(&args.what, &sheets, &page(&title, &sheets), &plot(title, &sheets))?;
+        Ok(Status::SUCCESS)
     })
 }
 
@@ -81,10 +64,7 @@ async fn start(scheduler: &Scheduler, args: &IdleArgs, progress: &Progress) -> R
     for (number, language) in (1..=args.number).zip(languages.into_iter().cycle()) {
         progress.say(&format!("starting VM {number}/{}", args.number));
         let vm = scheduler.manager().create_vm(VmSpec::new(language)).await?;
-        let outcome = vm.execute(ExecRequest::new(hello(language))).await?;
-        if outcome.exit != Exit::Code(0) {
-            return Err(Failure::Bench(format!("hello in {language} ended with {:?}", outcome.exit)));
-        }
+        said_hello(language, vm.execute(ExecRequest::new(hello(language))).await?)?;
         vms.push(vm);
     }
     Ok(vms)
@@ -126,11 +106,25 @@ fn page(title: &str, sheets: &[Sheet]) -> String {
 }
 
 fn line(page: &mut String, name: &str, cpu_percent: Vec<f64>, resident_bytes: u64) {
-    let mean = cpu_percent.iter().sum::<f64>() / f64::from(u32::try_from(cpu_percent.len()).unwrap_or(u32::MAX));
+    let mean = mean(&cpu_percent);
     if let Some(Figures { median, p95 }) = figures(cpu_percent) {
         let mib = mib(resident_bytes);
         let _ = writeln!(page, "{name:<18} {median:>7.2} % {p95:>9.2} % {mib:>7} MiB   mean {mean:.2} %");
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / f64::from(u32::try_from(values.len()).unwrap_or(u32::MAX))
+}
+
+fn plot(title: String, sheets: &[Sheet]) -> Plot {
+    let bar = |sheet: &Sheet, row: &Row, number: usize| {
+        let label = format!("{} {}, {}", row.language, number + 1, sheet.state);
+        Bar::plain(label, "cpu", mean(&row.cpu_percent), None)
+    };
+    let bars_of = |sheet: &Sheet| sheet.vms.iter().enumerate().map(|(at, row)| bar(sheet, row, at)).collect::<Vec<_>>();
+    let bars = sheets.iter().flat_map(bars_of).collect();
+    Plot { title, panels: vec![Panel { title: "mean per cent of a core".into(), bars }] }
 }
 
 #[cfg(test)]

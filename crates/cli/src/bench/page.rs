@@ -4,12 +4,11 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use exec_sandbox::Outcome;
-
 use super::{
-    cold::Series,
     figures::{Figures, figures},
     memory::Resident,
+    plot::{Bar, Panel, Plot},
+    runs::{Run, Series},
 };
 use crate::{
     json::ms,
@@ -19,22 +18,28 @@ use crate::{
 /// Width of the bar of a phase that takes all the time there is.
 const BAR_WIDTH: u32 = 40;
 
+/// The line, and the bar, of what no run gets below.
+const FLOOR: &str = "QEMU alone";
+
 /// What holds for all series.
 pub(super) struct Facts {
     pub(super) title: String,
     pub(super) start_ms: f64,
+    /// QEMU's own start, beside each run.
+    pub(super) floor_ms: Vec<f64>,
     pub(super) memory: Resident,
 }
 
-/// What is read off one outcome, if it was measured.
-type Reading = fn(&Outcome) -> Option<f64>;
+/// What is read off one run, if it was measured.
+type Reading = fn(&Run) -> Option<f64>;
 
 /// Phases in the order in which they take place; together they are the whole call.
-const PHASES: [(&str, Reading); 7] = [
+const PHASES: [(&str, Reading); 8] = [
     ("admission", |run| Some(ms(run.timing.admission))),
     ("prepare", |run| Some(ms(run.timing.prepare))),
     ("spawn", |run| Some(ms(run.timing.spawn))),
     ("guest wait", |run| Some(ms(run.timing.guest_wait))),
+    ("saving a snapshot", |run| run.timing.snapshot.map(ms)),
     ("interpreter start", |run| run.usage.interpreter_start.map(ms)),
     ("run", |run| Some(ms(run.timing.execute.saturating_sub(run.usage.interpreter_start.unwrap_or(Duration::ZERO))))),
     ("teardown", |run| Some(ms(run.timing.teardown))),
@@ -49,7 +54,11 @@ pub(super) fn page(facts: &Facts, all: &[Series]) -> String {
     for series in all {
         language(&mut page, series);
     }
-    let _ = write!(page, "\n{:<18} {:>9.1} ms\n", "scheduler start", facts.start_ms);
+    let _ = writeln!(page);
+    if let Some(floor) = figures(facts.floor_ms.clone()) {
+        let _ = writeln!(page, "{FLOOR:<18} {:>9.1} ms {:>9.1} ms", floor.median, floor.p95);
+    }
+    let _ = writeln!(page, "{:<18} {:>9.1} ms", "scheduler start", facts.start_ms);
     for (name, bytes) in [("sbx resident", facts.memory.now_bytes), ("sbx resident peak", facts.memory.peak_bytes)] {
         if let Some(bytes) = bytes {
             let _ = writeln!(page, "{name:<18} {:>9} MiB", mib(bytes));
@@ -64,7 +73,8 @@ fn language(page: &mut String, series: &Series) {
     for (name, read) in PHASES {
         if let Some(phase) = reading(series, read) {
             let bar = bar(phase.median, total);
-            let _ = writeln!(page, "{name:<18} {:>9.1} ms {:>9.1} ms  {bar}", phase.median, phase.p95);
+            let line = format!("{name:<18} {:>9.1} ms {:>9.1} ms  {bar}", phase.median, phase.p95);
+            let _ = writeln!(page, "{}", line.trim_end());
         }
     }
     for (name, read) in TOTALS {
@@ -76,6 +86,23 @@ fn language(page: &mut String, series: &Series) {
     if let Some(peak) = peaks {
         let _ = writeln!(page, "{FAINT}QEMU resident peak {:>9} MiB{FAINT:#}", mib(peak));
     }
+}
+
+/// The phases of each language side by side, and the floor.
+pub(super) fn plot(facts: &Facts, all: &[Series]) -> Plot {
+    let mut bars: Vec<Bar> = all.iter().map(stack).collect();
+    if let Some(floor) = figures(facts.floor_ms.clone()) {
+        bars.push(Bar::plain(FLOOR, FLOOR, floor.median, Some(floor.p95)));
+    }
+    let panel =
+        Panel { title: "where a run's time goes, ms: medians of phases, and 95th percentile of all".into(), bars };
+    Plot { title: facts.title.clone(), panels: vec![panel] }
+}
+
+fn stack(series: &Series) -> Bar {
+    let part = |(name, read): (&'static str, Reading)| Some((name, reading(series, read)?.median));
+    let reach = reading(series, |run| Some(ms(run.timing.total))).map(|total| total.p95);
+    Bar { label: series.language.name().into(), parts: PHASES.into_iter().filter_map(part).collect(), reach }
 }
 
 /// Bytes in MiB, to the nearest.
@@ -102,6 +129,8 @@ fn bar(part: f64, whole: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use exec_sandbox::{Language, Timing, Usage};
+
     use super::*;
 
     #[test]
@@ -111,6 +140,37 @@ mod tests {
         assert_eq!(bar(3.75, 100.0), "█▌");
         assert_eq!(bar(0.001, 100.0), "▏", "what took place is seen");
         assert_eq!(bar(0.0, 100.0), "");
+    }
+
+    fn restored(total_ms: u64) -> Run {
+        let of = Duration::from_millis;
+        let (mut timing, mut usage) = (Timing::default(), Usage::default());
+        (timing.spawn, timing.guest_wait, timing.execute) = (of(12), of(60), of(20));
+        (timing.teardown, timing.total) = (of(8), of(total_ms));
+        usage.qemu_memory_peak_bytes = Some(70 << 20);
+        Run { timing, usage }
+    }
+
+    fn measured() -> (Facts, [Series; 1]) {
+        let memory = Resident { now_bytes: Some(5 << 20), peak_bytes: None };
+        let facts = Facts { title: "tcg".into(), start_ms: 1.25, floor_ms: vec![17.0, 16.0, 30.0], memory };
+        (facts, [Series { language: Language::Python, samples: vec![restored(100), restored(104), restored(140)] }])
+    }
+
+    #[test]
+    fn a_page_has_the_phases_that_were_measured_and_the_floor() {
+        let (facts, series) = measured();
+        insta::assert_snapshot!(anstream::adapter::strip_str(&page(&facts, &series)).to_string());
+    }
+
+    #[test]
+    fn a_stack_has_the_phases_as_parts_and_reaches_as_far_as_the_slow_runs() {
+        let (facts, series) = measured();
+        let plot = plot(&facts, &series);
+        let [python, floor] = &plot.panels[0].bars[..] else { panic!("there are two bars") };
+        let named: Vec<(&str, f64)> = python.parts.iter().copied().filter(|(_, value)| *value > 0.0).collect();
+        assert_eq!(named, [("spawn", 12.0), ("guest wait", 60.0), ("run", 20.0), ("teardown", 8.0)]);
+        assert_eq!((python.reach, floor.reach), (Some(140.0), Some(30.0)));
     }
 
     #[test]

@@ -1,24 +1,17 @@
 //! `sbx bench session`: what an execution costs in a VM that is there, and how fast files go in and out.
 
-use std::{
-    fmt::Write as _,
-    io::{self, IsTerminal as _},
-    time::Instant,
-};
+use std::{fmt::Write as _, time::Instant};
 
 use exec_sandbox::{ExecRequest, Exit, Language, Scheduler, Session, SessionRequest, WriteOptions};
 use serde::Serialize;
 
-use super::figures::{Figures, figures};
-use crate::{
-    args::SessionBenchArgs,
-    exit::Status,
-    failure::Failure,
-    json::ms,
-    print::{self, HEADER},
-    progress::Progress,
-    scheduled::scheduled,
+use super::{
+    figures::{Figures, figures},
+    measured,
+    plot::{Bar, Panel, Plot},
+    show, title,
 };
+use crate::{args::SessionBenchArgs, exit::Status, failure::Failure, json::ms, print::HEADER, progress::Progress};
 
 /// Executions before the first that counts.
 const WARM_UP: u32 = 5;
@@ -52,29 +45,18 @@ struct Transfer {
 }
 
 /// Measures what was asked for.
-pub(super) fn run(args: SessionBenchArgs) -> Result<Status, Failure> {
-    crate::block_on(async move {
-        let wants_notes = io::stderr().is_terminal();
-        let progress = Progress::start("checking QEMU and the image", wants_notes);
-        scheduled(args.what.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
-            let languages = args.what.languages();
-            let mut executions = Vec::new();
-            for language in languages {
-                progress.say(&format!("{} executions in {language}", args.number));
-                executions.push(measure(scheduler, language, args.number).await?);
-            }
-            let files = files(scheduler, args.mib, &progress).await?;
-            progress.end();
-            let sheet = Sheet { executions, files };
-            if args.what.json {
-                print::json(&sheet)?;
-            } else {
-                let facts = scheduler.facts();
-                print::page(&page(&format!("{} · QEMU {}", facts.accelerator, facts.qemu_version), &sheet))?;
-            }
-            Ok(Status::SUCCESS)
-        })
-        .await
+pub(super) fn run(args: &SessionBenchArgs) -> Result<Status, Failure> {
+    measured(args.what.host.config(), async |scheduler: &Scheduler, progress: &Progress| {
+        let mut executions = Vec::new();
+        for language in args.what.languages() {
+            progress.say(&format!("{} executions in {language}", args.number));
+            executions.push(measure(scheduler, language, args.number).await?);
+        }
+        let files = files(scheduler, args.mib, progress).await?;
+        progress.end();
+        let (title, sheet) = (title(scheduler, "one session"), Sheet { executions, files });
+        show(&args.what, &sheet, &page(&title, &sheet), &plot(title, &sheet))?;
+        Ok(Status::SUCCESS)
     })
 }
 
@@ -156,6 +138,23 @@ fn page(title: &str, sheet: &Sheet) -> String {
         let _ = writeln!(page, "{:<18} {:>9.0}", format!("{way}, {content}"), f64::from(*mib) / seconds);
     }
     page
+}
+
+fn plot(title: String, sheet: &Sheet) -> Plot {
+    let execution = |it: &Executions| {
+        let Figures { median, p95 } = figures(it.samples_ms.clone())?;
+        Some(Bar::plain(it.language.name(), "execution", median, Some(p95)))
+    };
+    let transfer =
+        |it: &Transfer| Bar::plain(format!("{}, {}", it.way, it.content), "file", f64::from(it.mib) / it.seconds, None);
+    let panels = vec![
+        Panel {
+            title: "an execution, ms: median and 95th percentile".into(),
+            bars: sheet.executions.iter().filter_map(execution).collect(),
+        },
+        Panel { title: "a file, MiB/s".into(), bars: sheet.files.iter().map(transfer).collect() },
+    ];
+    Plot { title, panels }
 }
 
 #[cfg(test)]

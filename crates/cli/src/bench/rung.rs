@@ -1,0 +1,83 @@
+//! Rungs: where the guest of a measured run comes from, and how a run is brought to stand there.
+
+use exec_sandbox::{Language, Origin, Outcome, RunRequest, Scheduler, SchedulerConfig};
+
+use super::{hello, said_hello};
+use crate::failure::Failure;
+
+/// A rung of the library's ladder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rung {
+    /// As on the command line.
+    pub(super) name: &'static str,
+    /// What the library says of a run that stood on it.
+    origin: Origin,
+    /// Makes it the highest rung that there is.
+    configure: fn(&mut SchedulerConfig),
+    /// Runs of each language that make it, and are not measured.
+    rehearsals: u32,
+}
+
+/// Every VM is booted.
+pub(super) const COLD: Rung =
+    Rung { name: "cold", origin: Origin::Cold, configure: |config| config.snapshots = false, rehearsals: 0 };
+
+/// Every VM is a copy of one that was saved.
+pub(super) const RESTORE: Rung =
+    Rung { name: "restore", origin: Origin::Snapshot, configure: |config| config.snapshots = true, rehearsals: 1 };
+
+impl Rung {
+    /// `config` with this as the highest rung.
+    pub(super) fn config(self, mut config: SchedulerConfig) -> SchedulerConfig {
+        (self.configure)(&mut config);
+        config
+    }
+
+    /// Makes what runs of `language` need to stand on it.
+    pub(super) async fn rehearse(self, scheduler: &Scheduler, language: Language) -> Result<(), Failure> {
+        for _ in 0..self.rehearsals {
+            say_hello(scheduler, language).await?;
+        }
+        Ok(())
+    }
+
+    /// One run of a hello. One that stood elsewhere would be a figure of something else, so it is an error.
+    pub(super) async fn sample(self, scheduler: &Scheduler, language: Language) -> Result<Outcome, Failure> {
+        let outcome = say_hello(scheduler, language).await?;
+        self.check(language, outcome.timing.origin)?;
+        Ok(outcome)
+    }
+
+    /// Whether a guest of this origin stands on it.
+    pub(super) fn check(self, language: Language, origin: Origin) -> Result<(), Failure> {
+        if origin == self.origin {
+            return Ok(());
+        }
+        let (wanted, name) = (self.origin, self.name);
+        let message = format!("a run of {language} for `{name}` was to be {wanted:?} and was {origin:?}");
+        Err(Failure::Bench(message))
+    }
+}
+
+async fn say_hello(scheduler: &Scheduler, language: Language) -> Result<Outcome, Failure> {
+    said_hello(language, scheduler.run(RunRequest::new(language, hello(language))).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_stood_elsewhere_is_no_figure_of_this_rung() {
+        assert!(RESTORE.check(Language::Raw, Origin::Snapshot).is_ok());
+        let failure = RESTORE.check(Language::Raw, Origin::Cold).expect_err("it was booted");
+        assert_eq!(failure.explain().message, "a run of raw for `restore` was to be Snapshot and was Cold");
+    }
+
+    #[test]
+    fn a_cold_run_needs_a_build_without_snapshots_whatever_the_default_is() {
+        let with = |snapshots| SchedulerConfig { snapshots, ..SchedulerConfig::default() };
+        assert!(!COLD.config(with(true)).snapshots);
+        assert!(RESTORE.config(with(false)).snapshots);
+    }
+}
