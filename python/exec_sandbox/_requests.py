@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from exec_sandbox import _native
     from exec_sandbox.models import ExposedPort, Language, PortMapping
@@ -23,6 +24,7 @@ def vm(
     """A VM. Raises `ValueError` for domains without a network: nobody means nothing by them."""
     if allowed_domains is not None and not allow_network:
         raise ValueError("allowed_domains has no effect without allow_network=True")
+    _check_number("memory_mb", memory_mb, (int,))
     domains = None if allowed_domains is None else _texts("allowed_domains", allowed_domains)
     return {
         "language": name(language),
@@ -39,8 +41,23 @@ def vm(
 def program(
     code: str, *, timeout_seconds: float | None = None, env_vars: Mapping[str, str] | None = None
 ) -> _native.Program:
-    """A program."""
-    return {"code": code, "timeout": timeout_seconds, "env": list((env_vars or {}).items())}
+    """A program. Raises `TypeError` for what is no text or number."""
+    if not isinstance(code, str):
+        raise TypeError(f"code must be a string, not {type(code).__name__}")
+    variables = {} if env_vars is None else env_vars
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"env_vars must be a mapping of strings, not {type(variables).__name__}")
+    for name_and_value in variables.items():
+        if not all(isinstance(text, str) for text in name_and_value):
+            raise TypeError(f"env_vars must have strings as names and values, not {name_and_value!r}")
+    _check_number("timeout_seconds", timeout_seconds, (int, float))
+    return {"code": code, "timeout": timeout_seconds, "env": list(variables.items())}
+
+
+def idle_timeout(seconds: float | None) -> float | None:
+    """A session's patience. Raises `TypeError` for what is no number."""
+    _check_number("idle_timeout_seconds", seconds, (int, float))
+    return seconds
 
 
 def name(language: str | Language) -> str:
@@ -48,14 +65,28 @@ def name(language: str | Language) -> str:
     return str(getattr(language, "value", language))
 
 
+def _check_number(what: str, given: float | None, kinds: tuple[type, ...]) -> None:
+    # True is an int as well, and never what was meant.
+    if given is not None and (not isinstance(given, kinds) or isinstance(given, bool)):
+        kind = "a number" if float in kinds else "a whole number"
+        raise TypeError(f"{what} must be {kind}, not {type(given).__name__}")
+
+
 def _texts(what: str, given: Sequence[str]) -> list[str]:
     # A string is a sequence of strings too, and never what was meant.
     if isinstance(given, str):
         raise TypeError(f"{what} must be a list of strings, not a string")
-    return list(given)
+    texts = list(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise TypeError(f"{what} must be a list of strings, and has {text!r}")
+    return texts
 
 
 def _port(port: PortMapping | ExposedPort | int) -> tuple[int, int | None, str]:
-    if isinstance(port, int):
+    if isinstance(port, int) and not isinstance(port, bool):
         return port, None, "tcp"
-    return port.internal, port.external, port.protocol
+    try:
+        return port.internal, port.external, port.protocol
+    except AttributeError:
+        raise TypeError(f"expose_ports must be port numbers and PortMappings, and has {port!r}") from None

@@ -156,8 +156,9 @@ class Scheduler:
             allowed_domains=allowed_domains,
             expose_ports=expose_ports,
         )
+        patience = _requests.idle_timeout(idle_timeout_seconds)
         return await Session._start(  # noqa: SLF001  # the one who may
-            lambda stream: native.session(vm, idle_timeout_seconds, stream), listeners
+            lambda stream: native.session(vm, patience, stream), listeners
         )
 
     async def wait_pool_ready(self, timeout: float = 120) -> None:

@@ -12,6 +12,7 @@ from exec_sandbox import (
     InputValidationError,
     PackageNotAllowedError,
     Scheduler,
+    VmCapacityError,
     VmConfigError,
     VmPermanentError,
 )
@@ -19,9 +20,18 @@ from exec_sandbox import (
 if TYPE_CHECKING:
     from pathlib import Path
 
+_HUGE = 10**12
+
 _OF_A_PROGRAM: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"timeout_seconds": 0}, ValueError, "timeout_seconds must be between 1 and 300"),
     ({"timeout_seconds": 301}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"timeout_seconds": -1}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"timeout_seconds": float("nan")}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"timeout_seconds": _HUGE**3}, ValueError, "timeout_seconds must be between 1 and 300"),
+    ({"timeout_seconds": "5"}, TypeError, "timeout_seconds must be a number, not str"),
+    ({"code": b"print(1)"}, TypeError, "code must be a string, not bytes"),
+    ({"env_vars": ["A"]}, TypeError, "env_vars must be a mapping"),
+    ({"env_vars": {"A": 1}}, TypeError, "env_vars must have strings"),
     ({"code": "x" * 1_048_577}, VmConfigError, "Code too large"),
     ({"code": ""}, CodeValidationError, "Code cannot be empty"),
     ({"code": " \n\t"}, CodeValidationError, "Code cannot be empty"),
@@ -42,6 +52,13 @@ _OF_A_PROGRAM: list[tuple[dict[str, Any], type[Exception], str]] = [
 _OF_A_VM: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"language": "ruby"}, ValueError, "ruby"),
     ({"memory_mb": 127}, VmConfigError, "below minimum"),
+    ({"memory_mb": -5}, VmConfigError, "below minimum"),
+    ({"memory_mb": _HUGE}, VmCapacityError, "ask for less memory"),
+    ({"memory_mb": "lots"}, TypeError, "memory_mb must be a whole number, not str"),
+    ({"memory_mb": True}, TypeError, "memory_mb must be a whole number, not bool"),
+    ({"packages": [1]}, TypeError, "packages must be a list of strings"),
+    ({"expose_ports": ["80"]}, TypeError, "expose_ports must be port numbers"),
+    ({"expose_ports": [70_000]}, ValueError, "between 1 and 65535"),
     ({"packages": ["requests"]}, PackageNotAllowedError, "requests"),
     ({"packages": ["requests>=2"]}, PackageNotAllowedError, "requests"),
     ({"packages": [f"p{n}==1" for n in range(51)]}, PackageNotAllowedError, "50"),
@@ -75,7 +92,7 @@ async def test_a_session_is_refused(
     assert says.lower() in str(raised.value).lower()
 
 
-@pytest.mark.parametrize("seconds", [9, 3601])
+@pytest.mark.parametrize("seconds", [-1, 9, 3601])
 async def test_an_idle_timeout_has_its_range(scheduler: Scheduler, seconds: int) -> None:
     with pytest.raises(ValueError, match="between 10 and 3600"):
         await scheduler.session(language="raw", idle_timeout_seconds=seconds)

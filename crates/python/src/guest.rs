@@ -27,7 +27,7 @@ impl Guest {
         program: Program,
         stream: Option<&Bound<'py, OutputStream>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let request = program.into_request()?;
+        let request = program.into_request();
         let output = stream.map(|stream| stream.get().sender()).transpose()?;
         promise(py, "exec", async move { Ok(Outcome::from(self.exec(request, output).await?)) })
     }

@@ -37,7 +37,7 @@ pub(crate) struct Config {
 pub(crate) struct Vm {
     language: String,
     #[pyo3(default)]
-    memory_mib: Option<u32>,
+    memory_mib: Option<i64>,
     #[pyo3(default)]
     packages: Vec<String>,
     network: Network,
@@ -55,7 +55,7 @@ pub(crate) struct Network {
     /// `None`: what the language's packages come from; empty: everything.
     domains: Option<Vec<String>>,
     /// Port in the guest, port of the host, protocol.
-    expose: Vec<(u16, Option<u16>, String)>,
+    expose: Vec<(i64, Option<i64>, String)>,
 }
 
 /// A program.
@@ -70,13 +70,13 @@ pub(crate) struct Program {
 }
 
 impl Config {
-    pub(crate) fn into_request(self) -> PyResult<SchedulerConfig> {
+    pub(crate) fn into_request(self) -> SchedulerConfig {
         let default = SchedulerConfig::default();
-        Ok(SchedulerConfig {
+        SchedulerConfig {
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
             warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
-            default_timeout: seconds(self.default_timeout)?.unwrap_or(default.default_timeout),
-            session_idle_timeout: seconds(self.session_idle_timeout)?.unwrap_or(default.session_idle_timeout),
+            default_timeout: seconds(self.default_timeout).unwrap_or(default.default_timeout),
+            session_idle_timeout: seconds(self.session_idle_timeout).unwrap_or(default.session_idle_timeout),
             images_dir: self.images_dir,
             snapshot_dir: self.snapshot_dir,
             assets_url: self.assets_url,
@@ -89,7 +89,7 @@ impl Config {
             host_cpu_reserve_cores: self.host_cpu_reserve_cores.unwrap_or(default.host_cpu_reserve_cores),
             cpu_overcommit_ratio: self.cpu_overcommit_ratio.unwrap_or(default.cpu_overcommit_ratio),
             ..default
-        })
+        }
     }
 }
 
@@ -97,7 +97,7 @@ impl Vm {
     pub(crate) fn into_spec(self, boot_log: Option<mpsc::Sender<Output>>) -> PyResult<VmSpec> {
         let (network, expose) = self.network.into_policy()?;
         Ok(VmSpec {
-            memory_mib: self.memory_mib,
+            memory_mib: mebibytes(self.memory_mib),
             packages: self.packages,
             network,
             expose,
@@ -113,12 +113,12 @@ impl Vm {
         idle_timeout: Option<f64>,
         boot_log: Option<mpsc::Sender<Output>>,
     ) -> PyResult<SessionRequest> {
-        Ok(SessionRequest { vm: self.into_spec(boot_log)?, idle_timeout: seconds(idle_timeout)? })
+        Ok(SessionRequest { vm: self.into_spec(boot_log)?, idle_timeout: seconds(idle_timeout) })
     }
 
     pub(crate) fn into_run(self, program: Program, boot_log: bool) -> PyResult<RunRequest> {
         let spec = self.into_spec(None)?;
-        let program = program.into_request()?;
+        let program = program.into_request();
         Ok(RunRequest {
             timeout: program.timeout,
             env: program.env,
@@ -140,7 +140,8 @@ impl Network {
             (true, Some(domains)) if domains.is_empty() => NetworkPolicy::Open,
             (true, Some(domains)) => NetworkPolicy::AllowList(domains),
         };
-        let mapping = |(internal, external, protocol): (u16, Option<u16>, String)| {
+        let mapping = |(internal, external, protocol): (i64, Option<i64>, String)| {
+            let (internal, external) = (port(internal)?, external.map(port).transpose()?);
             let protocol: Protocol = protocol.parse().map_err(|error| PyValueError::new_err(format!("{error}")))?;
             Ok(PortMapping { internal, external, protocol })
         };
@@ -149,8 +150,8 @@ impl Network {
 }
 
 impl Program {
-    pub(crate) fn into_request(self) -> PyResult<ExecRequest> {
-        Ok(ExecRequest { timeout: seconds(self.timeout)?, env: self.env, ..ExecRequest::new(self.code) })
+    pub(crate) fn into_request(self) -> ExecRequest {
+        ExecRequest { timeout: seconds(self.timeout), env: self.env, ..ExecRequest::new(self.code) }
     }
 }
 
@@ -158,8 +159,19 @@ pub(crate) fn language(name: &str) -> PyResult<Language> {
     name.parse().map_err(|error: exec_sandbox::UnknownLanguage| PyValueError::new_err(error.to_string()))
 }
 
-/// A time. What is no time becomes none: the library says which one it wants.
-pub(crate) fn seconds(time: Option<f64>) -> PyResult<Option<Duration>> {
-    let convert = |time| Duration::try_from_secs_f64(time).map_err(|_not| PyValueError::new_err("a time is negative"));
-    time.map(convert).transpose()
+/// What can be a port at all.
+fn port(number: i64) -> PyResult<u16> {
+    let impossible = |_| PyValueError::new_err(format!("a port must be between 1 and 65535, not {number}"));
+    u16::try_from(number).map_err(impossible)
+}
+
+/// A time. What lies beyond all times becomes the nearest one: the library says which it wants.
+pub(crate) fn seconds(time: Option<f64>) -> Option<Duration> {
+    let nearest = |time: f64| if time > 0.0 { Duration::MAX } else { Duration::ZERO };
+    time.map(|time| Duration::try_from_secs_f64(time).unwrap_or_else(|_beyond| nearest(time)))
+}
+
+/// Memory in MiB, in the same way.
+fn mebibytes(memory: Option<i64>) -> Option<u32> {
+    memory.map(|memory| u32::try_from(memory).unwrap_or(if memory < 0 { 0 } else { u32::MAX }))
 }

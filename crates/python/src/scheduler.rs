@@ -23,7 +23,7 @@ impl Scheduler {
     /// Examines this machine and starts.
     #[staticmethod]
     fn start<'py>(py: Python<'py>, config: Config) -> PyResult<Bound<'py, PyAny>> {
-        let config = config.into_request()?;
+        let config = config.into_request();
         promise(py, "start", async move { Ok(Self(Home::of(Held::start(config).await?))) })
     }
 
@@ -81,7 +81,7 @@ impl Scheduler {
     /// Is done when the pool is full, and fails if it is not within `patience` seconds.
     fn wait_pool_ready<'py>(&self, py: Python<'py>, patience: f64) -> PyResult<Bound<'py, PyAny>> {
         let scheduler = self.0.get()?;
-        let patience = seconds(Some(patience))?.unwrap_or_default();
+        let patience = seconds(Some(patience)).unwrap_or_default();
         promise(py, "wait_pool_ready", async move { Ok(scheduler.wait_pool_ready(patience).await?) })
     }
 
