@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::{
     Error, ErrorKind, QemuVm, SchedulerConfig, VmSpec,
-    admission::{Admission, Kernel, Priority},
+    admission::{Admission, Charged, Kernel, Priority},
     assets,
     config::Settings,
     host::{self, Facts, Host},
@@ -116,7 +116,8 @@ impl VmManager {
             let host = Arc::clone(&self.common.host);
             host::blocking("finding the gateway", move || host.gateway().map(drop)).await?;
         }
-        let permit = self.admission.admit(spec.memory_mib, Priority::Normal).await?;
+        let charged = Charged { memory_mib: spec.memory_mib, has_network: spec.network.is_some() };
+        let permit = self.admission.admit(charged, Priority::Normal).await?;
         QemuVm::boot(&self.common, spec, permit).await
     }
 }
