@@ -219,6 +219,10 @@ impl World {
                     self.sockets.given += rest.len() as u64;
                     self.engine.arrived(UdpFlow(flow), rest, &mut self.sockets, self.now);
                 }
+                if let Some(flow) = self.sockets.udp.keys().next().copied().filter(|_| byte(3) >= 224) {
+                    self.engine.udp_refused(UdpFlow(flow), &mut self.sockets, self.now);
+                    assert!(!self.sockets.udp.contains_key(&flow), "what is refused is closed");
+                }
             }
             ANSWERS => {
                 if let Some((question, message)) = self.sockets.questions.iter().next() {
@@ -381,6 +385,8 @@ fn seeds() -> Vec<Vec<u8>> {
         fuzz::script([
             (DATAGRAM, &datagram(1, 3, b"hello")[..]),
             (DATAGRAM, &datagram(3, 3, b"hello")),
+            (FROM_OUTSIDE, &[1, 1, 1, 255]),
+            (DRAINS, b""),
             (TIME, &[255, 255]),
         ]),
         fuzz::script([(DATAGRAM, &question[..]), (ANSWERS, &[0, 0, 0x80]), (TIME, &[255, 255]), (DRAINS, b"")]),

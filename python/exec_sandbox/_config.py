@@ -42,6 +42,9 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
     native["memory_overcommit_ratio"] = config.memory_overcommit_ratio
     native["host_cpu_reserve_cores"] = config.host_cpu_reserve_cores
     native["cpu_overcommit_ratio"] = config.cpu_overcommit_ratio
+    native["network_exceptions"] = [str(network) for network in config.network_exceptions]
+    native["resolvers"] = None if config.resolvers is None else list(config.resolvers)
+    native["registries"] = [(language.value, list(hosts)) for language, hosts in config.registries.items()]
     return native
 
 
@@ -71,4 +74,7 @@ def _defaults() -> _native.Config:
         "memory_overcommit_ratio": None,
         "host_cpu_reserve_cores": None,
         "cpu_overcommit_ratio": None,
+        "network_exceptions": [],
+        "resolvers": None,
+        "registries": [],
     }

@@ -26,6 +26,9 @@ class Config(TypedDict):
     memory_overcommit_ratio: float | None
     host_cpu_reserve_cores: float | None
     cpu_overcommit_ratio: float | None
+    network_exceptions: list[str]
+    resolvers: list[str] | None
+    registries: list[tuple[str, list[str]]]
 
 class Network(TypedDict):
     """What of the network a VM reaches, and which of its ports are reached."""
@@ -171,4 +174,5 @@ class Scheduler:
 
 def shut_down() -> None: ...
 def forked() -> None: ...
+def parse_resolver(text: str) -> str: ...
 def limits() -> dict[str, int]: ...

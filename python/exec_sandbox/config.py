@@ -1,17 +1,20 @@
 """What a scheduler is started with: plain data, checked when it is made."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from exec_sandbox import constants
+from exec_sandbox import _native, constants
+from exec_sandbox.models import Language
 from exec_sandbox.platform_utils import get_cache_dir
 
 MemoryOvercommitRatio = Annotated[float, Field(ge=1, le=10, allow_inf_nan=False)]
 CpuOvercommitRatio = Annotated[float, Field(ge=1, le=20, allow_inf_nan=False)]
 HostMemoryReserveRatio = Annotated[float, Field(ge=0.01, le=0.5, allow_inf_nan=False)]
 HostCpuReserveCores = Annotated[float, Field(ge=0, le=16, allow_inf_nan=False)]
+Resolver = Annotated[str, AfterValidator(_native.parse_resolver)]
 S3Uploads = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -78,3 +81,18 @@ class SchedulerConfig(BaseModel):
     assets_url: str | None = Field(
         default=None, description="Where images are downloaded from: a base URL or a directory."
     )
+    network_exceptions: tuple[IPv4Network | IPv6Network, ...] = Field(
+        default=(), description="Ranges that VMs reach although they are private or of this host."
+    )
+    resolvers: tuple[Resolver, ...] | None = Field(
+        default=None,
+        description="Who is asked for names, 1 to 8 of `address` or `address:port`; None: the host's resolvers.",
+    )
+    registries: dict[Language, tuple[str, ...]] = Field(
+        default_factory=dict,
+        description="Hosts that a language's packages come from; of others $EXEC_SANDBOX_REGISTRIES, else the image's.",
+    )
+
+    def __hash__(self) -> int:
+        """Of all fields but the one that has no hash."""
+        return hash(tuple(value for name, value in self if name != "registries"))

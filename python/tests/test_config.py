@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from exec_sandbox import SchedulerConfig, _config
+from exec_sandbox import Language, Scheduler, SchedulerConfig, VmConfigError, _config
 from exec_sandbox.platform_utils import get_cache_dir
 from exec_sandbox.settings import Settings
 
@@ -34,6 +34,9 @@ DEFAULTS: dict[str, Any] = {
     "enable_package_validation": True,
     "auto_download_assets": True,
     "assets_url": None,
+    "network_exceptions": (),
+    "resolvers": None,
+    "registries": {},
 }
 
 # Least and most; None is no bound.
@@ -101,6 +104,47 @@ def test_a_configuration_does_not_change() -> None:
 def test_a_field_that_there_is_not_is_refused() -> None:
     with pytest.raises(ValidationError, match="warm_pool"):
         SchedulerConfig(warm_pool=1)  # type: ignore[call-arg]  # what is tested
+
+
+def test_what_leads_to_the_network_is_text_that_is_checked() -> None:
+    config = SchedulerConfig(
+        network_exceptions=["10.0.0.0/8", "192.0.2.1", "fd00::/8"],
+        resolvers=["192.0.2.1", "[2001:db8::1]:5353"],
+        registries={"python": ["packages.example"]},
+    )
+    assert [str(network) for network in config.network_exceptions] == ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]
+    assert config.resolvers == ("192.0.2.1:53", "[2001:db8::1]:5353")
+    assert config.registries == {Language.PYTHON: ("packages.example",)}
+    assert hash(config) == hash(config.model_copy())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("network_exceptions", ["10.0.0.1/8"]),
+        ("network_exceptions", ["example.com"]),
+        ("resolvers", ["dns.example"]),
+        ("registries", {"cobol": ["packages.example"]}),
+    ],
+)
+def test_what_leads_nowhere_is_refused(name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=name):
+        SchedulerConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"resolvers": []}, "1 to 8"),
+        ({"resolvers": ["192.0.2.1"] * 9}, "1 to 8"),
+        ({"registries": {"python": ["no host"]}}, "registries of python"),
+        ({"network_exceptions": ["10.0.0.0/8"] * 257}, "network_exceptions"),
+    ],
+)
+async def test_what_leads_to_the_network_reaches_the_scheduler(fields: dict[str, Any], why: str) -> None:
+    with pytest.raises(VmConfigError, match=why):
+        async with Scheduler(SchedulerConfig(**fields)):
+            pass
 
 
 def test_paths_may_be_text() -> None:

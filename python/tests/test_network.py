@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import psutil
 import pytest
 
-from exec_sandbox import ExposedPort, PortMapping, Scheduler
+from exec_sandbox import ExposedPort, PortMapping, Scheduler, SchedulerConfig
 from exec_sandbox.settings import Settings
 from exec_sandbox.vm_manager import VmManager
 
@@ -54,6 +55,42 @@ async def test_an_exposed_port_is_listed_before_anything_runs_and_reached_from_t
         assert answers == [f"echo {n}\n".encode() for n in range(20)]
         result = await serving
         assert result.exposed_ports == [first, second]
+
+
+class _Resolver(asyncio.DatagramProtocol):
+    """Answers each question for an address with that of this machine."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        # The question again, and its name's one address, for a minute.
+        header = data[:2] + b"\x81\x80\0\1\0\1\0\0\0\0"
+        self.transport.sendto(header + data[12:] + b"\xc0\x0c\0\1\0\1\0\0\0\x3c\0\4\x7f\0\0\1", addr)
+
+
+@pytest.mark.vm
+async def test_resolvers_registries_and_exceptions_of_the_configuration_lead_to_the_network() -> None:
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.create_datagram_endpoint(_Resolver, local_addr=("127.0.0.1", 0))
+    port = transport.get_extra_info("sockname")[1]
+    code = """
+import socket
+for name in ("files.packages.example", "other.example"):
+    try:
+        print(socket.gethostbyname(name))
+    except socket.gaierror:
+        print("none")
+"""
+    leads = {"resolvers": [f"127.0.0.1:{port}"], "registries": {"python": ["packages.example"]}}
+    for exceptions, printed, refused in [
+        (["127.0.0.0/8"], "127.0.0.1\nnone\n", {"name_not_allowed"}),
+        ([], "none\nnone\n", {"name_not_allowed", "loopback_address"}),
+    ]:
+        async with Scheduler(SchedulerConfig(network_exceptions=exceptions, **leads)) as scheduler:
+            result = await scheduler.run(code, language="python", allow_network=True)
+            assert (result.stdout, set(result.refusals)) == (printed, refused)
+    transport.close()
 
 
 async def _asks(port: int, number: int) -> bytes:

@@ -89,11 +89,13 @@ fn build(places: &Places, recipe: &Recipe, cache: &Cache, locked: bool) -> Resul
     let kernel = report.step("kernel", |ui| kernel::ensure(places, cache, &mut fetcher, ui))?;
     let agent = report.step("agent", |ui| agent::ensure(places, cache, ui))?;
     let root = report.step("root", |ui| root::ensure(places, recipe, cache, &mut fetcher, ui))?;
-    let registries = report.step("registries", |ui| registries::ensure(fetcher.lock(), cache, ui))?;
+    let store = ImageStore::at(&places.images);
+    let published =
+        store.load(&recipe.image.name).map_or_else(|_| BTreeMap::new(), |image| image.manifest().registries.clone());
+    let registries = report.step("registries", |ui| registries::ensure(fetcher.lock(), &published, cache, ui))?;
     let manifest = Manifest { registries, ..manifest(recipe, &kernel, &agent, &root)? };
     let (kernel, initramfs, root) =
         (kernel.path(kernel::VMLINUX), agent.path(agent::INITRAMFS), root.path(root::EROFS));
-    let store = ImageStore::at(&places.images);
     report.step("publish", |ui| {
         publish(&store, &manifest, BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root }, ui)
     })?;

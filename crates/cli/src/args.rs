@@ -39,7 +39,7 @@ sources run at the same time, each in a VM of its own; their outputs follow each
 GUEST is relative to the home directory, /home/user. Without it, or after `LOCAL:`, a file keeps its name; a name that ends \
 with `/` is a directory to put it into. The last colon separates.
 
-Packages, the network and ports are checked and then refused: this version has none of them yet.
+Packages are checked and then refused: this version has none of them yet.
 
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
 125 the sandbox or a download failed; 130 interrupted. Of several sources the first that did not succeed decides.";
@@ -181,12 +181,17 @@ pub(crate) struct ShellArgs {
     /// An environment variable of every block; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    #[command(flatten)]
+    pub(crate) network: NetworkArgs,
     /// Put a file or directory into the VM first; may be repeated
     #[arg(long, value_name = "LOCAL[:GUEST]", value_parser = UploadSpec::parse)]
     pub(crate) upload: Vec<UploadSpec>,
     /// No progress and no notes
     #[arg(short, long)]
     pub(crate) quiet: bool,
+    /// Say on standard error at which ports of the host the VM is reached, and what its network refused
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub(crate) verbose: bool,
     #[command(flatten)]
     pub(crate) host: HostArgs,
 }
@@ -437,6 +442,14 @@ mod tests {
         assert_eq!(request(&["sbx", "1"]).network, NetworkPolicy::Denied);
         let alone = [&["sbx"], &domains[..], &["1"]].concat();
         assert!(Cli::of(alone.iter().map(OsString::from).collect()).is_err(), "domains of no network mean nothing");
+    }
+
+    #[test]
+    fn a_shell_has_the_networks_options_too() {
+        let words = ["sbx", "shell", "--network", "--allow-domain", "example.com", "--expose", "80"];
+        let Command::Shell(shell) = read(&words).command else { panic!("it is a shell") };
+        assert_eq!(shell.network.policy(), NetworkPolicy::AllowList(vec!["example.com".into()]));
+        assert_eq!(shell.network.expose, [PortMapping { internal: 80, external: None, protocol: Protocol::Tcp }]);
     }
 
     #[test]

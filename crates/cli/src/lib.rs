@@ -16,6 +16,7 @@ mod json;
 mod kill;
 mod log;
 mod meter;
+mod network;
 mod print;
 mod printer;
 mod progress;

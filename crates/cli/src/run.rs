@@ -15,14 +15,13 @@ use crate::{
     files::{self, Plan},
     json::{Failed, Ran},
     meter::Meter,
-    print,
+    network, print,
     printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
     progress::Progress,
     scheduled::scheduled,
     source::{self, Source},
 };
 
-mod network;
 mod with_files;
 
 /// A JSON array has one of these for each source.
@@ -56,7 +55,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
     let sources = source::resolve(&args.typed, args.language, &mut io::stdin().lock())?;
     crate::block_on(async move {
         let progress = Progress::start("checking QEMU and the image", wants_progress);
-        scheduled(args.host.config(), &progress, wants_notes, async |scheduler: &Scheduler| {
+        scheduled(args.network.over(args.host.config()), &progress, wants_notes, async |scheduler: &Scheduler| {
             progress.say(&format!("running in a VM ({})", scheduler.facts().accelerator));
             let total = plan.bytes.saturating_mul(sources.len() as u64);
             let uploads = Meter::new(progress.clone(), "uploading", total);

@@ -259,6 +259,8 @@ impl Engine {
             Content::Echo(request) if packet.to == GATEWAY => {
                 self.add(|medium| ip::add_echo_reply(&mut medium.out, medium.mtu, request));
             }
+            // Nobody asked: it answers what came too late or to a port where nobody is, which is no wish of a program's.
+            Content::Error => self.counters.strays += 1,
             Content::Echo(_) | Content::Other => self.counters.refusals.count(Refusal::ProtocolRefused),
             Content::Fragment => self.counters.refusals.count(Refusal::Fragment),
         }
@@ -343,6 +345,12 @@ impl Engine {
     pub fn arrived(&mut self, flow: UdpFlow, payload: &[u8], outside: &mut dyn Outside, now: Instant) {
         let (_, udp, mut turn) = self.turn(outside, now);
         udp.arrived(flow, payload, &mut turn);
+    }
+
+    /// Nobody takes datagrams where a UDP flow goes: the guest is told, and its next datagram is a new flow's.
+    pub fn udp_refused(&mut self, flow: UdpFlow, outside: &mut dyn Outside, now: Instant) {
+        let (_, udp, mut turn) = self.turn(outside, now);
+        udp.refused(flow, &mut turn);
     }
 
     /// The socket of a UDP flow is of no use any more.

@@ -21,6 +21,9 @@ pub const HEADER_BYTES: usize = 20;
 /// A UDP header.
 pub const UDP_HEADER_BYTES: usize = 8;
 
+/// The same, as a datagram that carries nothing says it.
+const UDP_HEADER_LENGTH: u16 = 8;
+
 /// Type, code, checksum, and four bytes that depend on the type.
 const ICMP_HEADER_BYTES: usize = 8;
 
@@ -68,6 +71,8 @@ pub enum Content<'a> {
     },
     /// An ICMP echo request: everything behind its checksum.
     Echo(&'a [u8]),
+    /// An ICMP error: the guest's kernel says what became of a packet that it was sent.
+    Error,
     /// A part of a packet.
     Fragment,
     /// Another protocol, or another message of ICMP.
@@ -135,8 +140,13 @@ fn content(protocol: IpProtocol, payload: &[u8], to: Ipv4Addr) -> Result<Content
             if !message.verify_checksum() {
                 return Err(Malformed::BadChecksum);
             }
-            let echo = (message.msg_type(), message.msg_code()) == (Icmpv4Message::EchoRequest, 0);
-            Ok(payload.get(4..).filter(|_| echo).map_or(Content::Other, Content::Echo))
+            Ok(match (message.msg_type(), message.msg_code()) {
+                (Icmpv4Message::EchoRequest, 0) => payload.get(4..).map_or(Content::Other, Content::Echo),
+                (Icmpv4Message::DstUnreachable | Icmpv4Message::TimeExceeded | Icmpv4Message::ParamProblem, _) => {
+                    Content::Error
+                }
+                _ => Content::Other,
+            })
         }
         _ => Ok(Content::Other),
     }
@@ -164,6 +174,20 @@ pub fn add_echo_reply(out: &mut Outgoing, mtu: usize, request: &[u8]) -> Option<
 pub fn add_port_unreachable(out: &mut Outgoing, mtu: usize, refused: &Packet<'_>) -> Option<()> {
     let repeated = refused.bytes.get(..REPEATED_BYTES)?;
     add_icmp(out, mtu, (refused.to, UNREACHABLE, PORT_UNREACHABLE), &[&[0; 4], repeated])
+}
+
+/// The same about a datagram that is gone, from the guest's port: what is repeated of it is what finds the socket.
+pub fn add_port_unreachable_for(out: &mut Outgoing, mtu: usize, guest_port: u16, to: SocketAddrV4) -> Option<()> {
+    let mut repeated = [0; REPEATED_BYTES];
+    let mut packet = Ipv4Packet::new_unchecked(&mut repeated[..]);
+    let header = Ipv4Repr { src_addr: GUEST, dst_addr: *to.ip(), ..header(GUEST, IpProtocol::Udp, UDP_HEADER_BYTES) };
+    header.emit(&mut packet, &ChecksumCapabilities::default());
+    let mut datagram = UdpPacket::new_unchecked(packet.payload_mut());
+    datagram.set_src_port(guest_port);
+    datagram.set_dst_port(to.port());
+    // Its checksum covered bytes that nobody has any more: zero says that there is none.
+    datagram.set_len(UDP_HEADER_LENGTH);
+    add_icmp(out, mtu, (*to.ip(), UNREACHABLE, PORT_UNREACHABLE), &[&[0; 4], &repeated])
 }
 
 fn add_icmp(out: &mut Outgoing, mtu: usize, (from, kind, code): (Ipv4Addr, u8, u8), parts: &[&[u8]]) -> Option<()> {
@@ -230,7 +254,12 @@ mod tests {
 
     /// An echo request of the guest.
     fn echo(to: Ipv4Addr, body: &[u8]) -> Vec<u8> {
-        let mut message = [&[8, 0, 0, 0], body].concat();
+        icmp(to, 8, body)
+    }
+
+    /// A message of ICMP of the guest.
+    fn icmp(to: Ipv4Addr, kind: u8, body: &[u8]) -> Vec<u8> {
+        let mut message = [&[kind, 0, 0, 0], body].concat();
         Icmpv4Packet::new_unchecked(&mut message[..]).fill_checksum();
         packet(GUEST, to, IpProtocol::Icmp, &message)
     }
@@ -300,6 +329,7 @@ mod tests {
             Content::Fragment => "fragment",
             Content::Other => "other",
             Content::Echo(_) => "echo",
+            Content::Error => "error",
             Content::Tcp { .. } | Content::Udp { .. } => "carried",
         };
         assert_eq!(content(&good), "carried");
@@ -307,6 +337,10 @@ mod tests {
         assert_eq!(content(&changed(&good, |packet| packet.set_frag_offset(8))), "fragment");
         assert_eq!(content(&packet(GUEST, to, IpProtocol::Igmp, &[0; 8])), "other");
         assert_eq!(content(&echo(to, b"abcd")), "echo");
+        for (kind, expected) in [(3, "error"), (11, "error"), (12, "error"), (0, "other"), (5, "other"), (13, "other")]
+        {
+            assert_eq!(content(&icmp(to, kind, &[0; 32])), expected, "{kind}");
+        }
         // What follows a packet in a frame is filling, and no part of it.
         assert_eq!(read(&[&good[..], &[0; 20]].concat()), read(&good));
     }

@@ -33,7 +33,7 @@ pub struct Counters {
     pub timed_out: u64,
     /// Questions of the guest for names.
     pub questions: u64,
-    /// Segments of no connection.
+    /// Segments of no connection, and errors that the guest's kernel tells.
     pub strays: u64,
     /// Packets for the guest for which there was no room.
     pub lost: u64,
@@ -79,7 +79,7 @@ pub struct Report {
     pub timed_out: u64,
     /// Questions of the guest for names.
     pub questions: u64,
-    /// Segments of no connection.
+    /// Segments of no connection, and errors that the guest's kernel tells.
     pub strays: u64,
     /// Packets for the guest for which there was no room.
     pub lost: u64,

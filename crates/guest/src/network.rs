@@ -1,4 +1,4 @@
-//! The network, as the host names it: address, route and resolver of the one card that the machine may have.
+//! The network, as the host names it: address, route and resolver of the card that the host means.
 //!
 //! Done by system calls alone, on the host's word and before any program runs. Every step counts: a network that is not up as it was
 //! named is down, and an error that the host is told; what to do about it is the host's business. A machine without a card is never
@@ -45,11 +45,21 @@ pub(crate) enum NetworkError {
         /// Which.
         address: Ipv4Addr,
     },
-    /// There is not exactly one card.
-    #[error("the machine has {found} network cards, and one was expected")]
+    /// The host named an Ethernet address that no card has.
+    #[error("{what} is {number:#x}, which cannot be")]
+    BadMac {
+        /// Whose.
+        what: &'static str,
+        /// Which.
+        number: u64,
+    },
+    /// There is not exactly one card of which the host may have spoken.
+    #[error("the machine has {found} network cards{}, and one was expected", with_address(*.address))]
     Cards {
         /// How many there are.
         found: usize,
+        /// With which Ethernet address; `None`: any.
+        address: Option<Mac>,
     },
     /// The kernel's list of cards cannot be read.
     #[error("cannot list the network cards")]
@@ -73,6 +83,9 @@ pub(crate) enum NetworkError {
     },
 }
 
+/// An Ethernet address.
+type Mac = [u8; 6];
+
 /// A network that can be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Settings {
@@ -81,11 +94,14 @@ struct Settings {
     gateway: Ipv4Addr,
     resolver: Ipv4Addr,
     mtu: u16,
+    /// `None`: it is asked for on the link.
+    gateway_card: Option<Mac>,
 }
 
 /// Sets the network up. Done again, as after a restore, it is as it was named last, and what an earlier one left is gone.
 pub(crate) fn set_up(network: &Network) -> Result<(), NetworkError> {
-    let name = only_card(&card_names().map_err(|source| NetworkError::List { source })?)?;
+    let cards = cards().map_err(|source| NetworkError::List { source })?;
+    let name = named_card(cards, mac("the card's Ethernet address", network.card)?)?;
     let step = |what| move |source| NetworkError::Card { what, source };
     let card = Interface::open(&name).map_err(step("find the network card"))?;
     card.down().map_err(step("take the network card down"))?;
@@ -101,7 +117,7 @@ pub(crate) fn set_up(network: &Network) -> Result<(), NetworkError> {
 
 impl Settings {
     fn of(network: &Network) -> Result<Self, NetworkError> {
-        let Network { address, prefix_bits, gateway, resolver, mtu } = *network;
+        let Network { address, prefix_bits, gateway, resolver, mtu, card: _, gateway_card } = *network;
         let bad = |what, value| NetworkError::BadValue { what, value };
         let bad_address = |what, address| NetworkError::BadAddress { what, address: Ipv4Addr::from_bits(address) };
         let mask = match prefix_bits {
@@ -128,6 +144,7 @@ impl Settings {
             gateway: Ipv4Addr::from_bits(gateway),
             resolver: Ipv4Addr::from_bits(resolver),
             mtu: u16::try_from(mtu).ok().filter(|_| mtu >= LEAST_MTU).ok_or_else(|| bad("the packet's size", mtu))?,
+            gateway_card: mac("the gateway's Ethernet address", gateway_card)?,
         })
     }
 }
@@ -140,22 +157,52 @@ fn configure(name: &str, card: &Interface, settings: &Settings) -> Result<(), Ne
     card.set_mtu(settings.mtu).map_err(step("set the packet's size"))?;
     card.set_address(settings.address, settings.mask).map_err(step("set the address"))?;
     card.up().map_err(step("bring the network card up"))?;
-    card.set_gateway(settings.gateway).map_err(step("set the gateway"))
+    card.set_gateway(settings.gateway).map_err(step("set the gateway"))?;
+    match settings.gateway_card {
+        // Nobody has to be asked then, and nobody on the link can answer for it.
+        Some(mac) => card.set_neighbour(settings.gateway, mac).map_err(step("set the gateway's Ethernet address")),
+        None => Ok(()),
+    }
 }
 
-fn card_names() -> io::Result<Vec<String>> {
-    let mut names = Vec::new();
+/// The cards, by name, and their Ethernet addresses as the kernel writes them.
+fn cards() -> io::Result<Vec<(String, String)>> {
+    let mut cards = Vec::new();
     for entry in fs::read_dir(INTERFACES)? {
-        names.extend(entry?.file_name().into_string().ok().filter(|name| name != LOOPBACK));
+        let entry = entry?;
+        let Some(name) = entry.file_name().into_string().ok().filter(|name| name != LOOPBACK) else { continue };
+        let address = fs::read_to_string(entry.path().join("address"))?;
+        cards.push((name, address.trim_end().to_owned()));
     }
-    Ok(names)
+    Ok(cards)
 }
 
-fn only_card(names: &[String]) -> Result<String, NetworkError> {
-    match names {
-        [name] => Ok(name.clone()),
-        other => Err(NetworkError::Cards { found: other.len() }),
+/// The one card with this address, or the only one there is.
+fn named_card(cards: Vec<(String, String)>, address: Option<Mac>) -> Result<String, NetworkError> {
+    let is_meant = |card: &(String, String)| address.is_none_or(|address| card.1 == text(address));
+    let mut meant: Vec<String> = cards.into_iter().filter(is_meant).map(|(name, _)| name).collect();
+    match (meant.len(), meant.pop()) {
+        (1, Some(name)) => Ok(name),
+        (found, _) => Err(NetworkError::Cards { found, address }),
     }
+}
+
+/// An Ethernet address out of its number; `None` is none.
+fn mac(what: &'static str, number: u64) -> Result<Option<Mac>, NetworkError> {
+    match number.to_be_bytes() {
+        [0, 0, 0, 0, 0, 0, 0, 0] => Ok(None),
+        // A machine's own, and not a group's.
+        [0, 0, a, b, c, d, e, f] if a & 1 == 0 => Ok(Some([a, b, c, d, e, f])),
+        _ => Err(NetworkError::BadMac { what, number }),
+    }
+}
+
+fn text(address: Mac) -> String {
+    address.map(|byte| format!("{byte:02x}")).join(":")
+}
+
+fn with_address(address: Option<Mac>) -> String {
+    address.map(|address| format!(" with the address {}", text(address))).unwrap_or_default()
 }
 
 fn tell_programs(resolver: Ipv4Addr) -> io::Result<()> {
@@ -197,6 +244,8 @@ mod tests {
             gateway: bits("192.168.127.1"),
             resolver: bits("192.168.127.1"),
             mtu: 65520,
+            card: 0x0200_c0a8_7f02,
+            gateway_card: 0x0200_c0a8_7f01,
         }
     }
 
@@ -208,6 +257,9 @@ mod tests {
         assert_eq!(text(settings.mask), "255.255.255.0");
         assert_eq!(text(settings.gateway), "192.168.127.1");
         assert_eq!(settings.mtu, 65520);
+        assert_eq!(settings.gateway_card, Some([2, 0, 192, 168, 127, 1]));
+        let of_an_older_host = Network { card: 0, gateway_card: 0, ..network() };
+        assert_eq!(Settings::of(&of_an_older_host).expect("it is one").gateway_card, None);
     }
 
     #[test]
@@ -237,13 +289,25 @@ mod tests {
         assert!(says(|network| network.resolver = 0).contains("the resolver's address"));
         assert!(says(|network| network.mtu = 575).contains("the packet's size"));
         assert!(says(|network| network.mtu = 65536).contains("the packet's size"));
+        assert!(says(|network| network.gateway_card = 1 << 48).contains("the gateway's Ethernet address"));
+        assert!(says(|network| network.gateway_card = 0x0100_5e00_0001).contains("the gateway's Ethernet address"));
     }
 
     #[test]
-    fn there_is_one_card_or_an_error_that_says_how_many() {
-        assert_eq!(only_card(&["eth0".into()]).expect("it is one"), "eth0");
-        assert!(only_card(&[]).expect_err("there is none").to_string().contains("has 0 network cards"));
-        assert!(only_card(&["a".into(), "b".into()]).expect_err("which one").to_string().contains("has 2"));
+    fn the_card_is_the_one_that_is_named_or_the_only_one_and_an_error_says_how_many_there_are() {
+        let cards = |names: &[&str]| -> Vec<(String, String)> {
+            (1..)
+                .zip(names)
+                .map(|(number, name)| ((*name).to_owned(), format!("02:00:c0:a8:7f:{number:02x}")))
+                .collect()
+        };
+        let second = Some([2, 0, 0xc0, 0xa8, 0x7f, 2]);
+        assert_eq!(named_card(cards(&["a", "b"]), second).expect("it is there"), "b");
+        assert_eq!(named_card(cards(&["a"]), None).expect("it is one"), "a");
+        let says = |names, address| named_card(cards(names), address).expect_err("which one").to_string();
+        assert!(says(&[], None).contains("has 0 network cards, and"));
+        assert!(says(&["a", "b"], None).contains("has 2 network cards, and"));
+        assert!(says(&["a"], second).contains("has 0 network cards with the address 02:00:c0:a8:7f:02, and"));
     }
 
     #[test]

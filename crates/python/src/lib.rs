@@ -20,7 +20,7 @@ mod vm;
 #[pyo3::pymodule]
 mod _native {
     use log::LevelFilter;
-    use pyo3::{prelude::*, types::PyDict};
+    use pyo3::{exceptions::PyValueError, prelude::*, types::PyDict};
     use pyo3_log::{Caching, Logger};
 
     #[pymodule_export]
@@ -53,6 +53,13 @@ mod _native {
     #[pyfunction]
     fn forked() {
         crate::runtime::forget();
+    }
+
+    /// The address and port of the resolver that `text` writes.
+    #[pyfunction]
+    fn parse_resolver(text: &str) -> PyResult<String> {
+        let resolver = exec_sandbox::parse_resolver(text);
+        resolver.map(|resolver| resolver.to_string()).map_err(|error| PyValueError::new_err(error.to_string()))
     }
 
     /// The numbers that the Python half repeats in its constants, so that a test can compare them.

@@ -4,8 +4,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use exec_sandbox::{
-    AccelRequest, ExecRequest, Language, NetworkPolicy, Output, PortMapping, Protocol, RunRequest, SchedulerConfig,
-    SessionRequest, VmSpec,
+    AccelRequest, Cidr, ExecRequest, Language, NetworkPolicy, Output, PortMapping, Protocol, RunRequest,
+    SchedulerConfig, SessionRequest, VmSpec, parse_resolver,
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
 use tokio::sync::mpsc;
@@ -29,6 +29,11 @@ pub(crate) struct Config {
     memory_overcommit_ratio: Option<f64>,
     host_cpu_reserve_cores: Option<f64>,
     cpu_overcommit_ratio: Option<f64>,
+    network_exceptions: Vec<String>,
+    /// `None`: the host's own.
+    resolvers: Option<Vec<String>>,
+    /// The hosts of each language of which they are named.
+    registries: Vec<(String, Vec<String>)>,
 }
 
 /// A VM.
@@ -70,9 +75,13 @@ pub(crate) struct Program {
 }
 
 impl Config {
-    pub(crate) fn into_request(self) -> SchedulerConfig {
+    pub(crate) fn into_request(self) -> PyResult<SchedulerConfig> {
         let default = SchedulerConfig::default();
-        SchedulerConfig {
+        let registries = self.registries.into_iter().map(|(name, hosts)| Ok((language(&name)?, hosts)));
+        Ok(SchedulerConfig {
+            network_exceptions: read_each(&self.network_exceptions, |range| range.parse::<Cidr>())?,
+            resolvers: self.resolvers.map(|resolvers| read_each(&resolvers, parse_resolver)).transpose()?,
+            registries: registries.collect::<PyResult<_>>()?,
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
             warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
             default_timeout: seconds(self.default_timeout).unwrap_or(default.default_timeout),
@@ -89,7 +98,7 @@ impl Config {
             host_cpu_reserve_cores: self.host_cpu_reserve_cores.unwrap_or(default.host_cpu_reserve_cores),
             cpu_overcommit_ratio: self.cpu_overcommit_ratio.unwrap_or(default.cpu_overcommit_ratio),
             ..default
-        }
+        })
     }
 }
 
@@ -157,6 +166,11 @@ impl Program {
 
 pub(crate) fn language(name: &str) -> PyResult<Language> {
     name.parse().map_err(|error: exec_sandbox::UnknownLanguage| PyValueError::new_err(error.to_string()))
+}
+
+/// What each of `texts` writes.
+fn read_each<T, E: std::error::Error>(texts: &[String], read: impl Fn(&str) -> Result<T, E>) -> PyResult<Vec<T>> {
+    texts.iter().map(|text| read(text).map_err(|error| PyValueError::new_err(format!("{text:?}: {error}")))).collect()
 }
 
 /// What can be a port at all.

@@ -23,7 +23,7 @@ impl Scheduler {
     /// Examines this machine and starts.
     #[staticmethod]
     fn start<'py>(py: Python<'py>, config: Config) -> PyResult<Bound<'py, PyAny>> {
-        let config = config.into_request();
+        let config = config.into_request()?;
         promise(py, "start", async move { Ok(Self(Home::of(Held::start(config).await?))) })
     }
 

@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-pub(crate) use budget::{Budget, Machine};
+pub(crate) use budget::{Budget, Charged, Machine};
 pub(crate) use ledger::Priority;
 pub(crate) use live::Kernel;
 
@@ -124,9 +124,10 @@ impl Admission {
         Self { shared: Arc::new(Shared { budget, live, state, looking, found_shut }) }
     }
 
-    /// Waits for the memory of a VM with a guest of `memory_mib` and the CPU to boot it. Dropping the future leaves the line.
-    pub(crate) async fn admit(&self, memory_mib: u32, priority: Priority) -> Result<Permit, Error> {
-        self.hold(self.shared.budget.vm(memory_mib), priority, || format!("admitting a VM of {memory_mib} MiB")).await
+    /// Waits for the memory of a VM and the CPU to boot it. Dropping the future leaves the line.
+    pub(crate) async fn admit(&self, vm: impl Into<Charged>, priority: Priority) -> Result<Permit, Error> {
+        let vm = vm.into();
+        self.hold(self.shared.budget.vm(vm), priority, || format!("admitting a VM of {} MiB", vm.memory_mib)).await
     }
 
     async fn hold(&self, size: Size, priority: Priority, doing: impl Fn() -> String + Send) -> Result<Permit, Error> {
@@ -341,7 +342,7 @@ impl Shared {
 /// What the doctor says of `budget`, and the gate that is shut right now for a VM with a guest of `memory_mib`.
 pub(crate) fn outlook(budget: &Budget, live: &Kernel, memory_mib: u32) -> (String, Option<Shut>) {
     let sample = live.sample();
-    let need = Need { wanted_mib: budget.vm(memory_mib).memory_mib, in_flight_mib: 0 };
+    let need = Need { wanted_mib: budget.vm(memory_mib.into()).memory_mib, in_flight_mib: 0 };
     let Size { memory_mib, cpu_millis } = budget.capacity;
     let mut detail = format!(
         "VMs may be charged {memory_mib} MiB together, and {} cores while they boot or execute",

@@ -51,6 +51,7 @@ pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
 pub use images::{ImageInfo, images};
 pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;
+pub use network::{NotAResolver, parse_resolver};
 pub use outcome::{Exit, NetworkUsage, Origin, Outcome, Output, Timing, Usage};
 pub use process::{Process, ProcessUsage};
 pub use request::{

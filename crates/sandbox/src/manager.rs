@@ -9,7 +9,7 @@ use tracing::info;
 
 use crate::{
     Error, ErrorKind, QemuVm, SchedulerConfig, VmSpec,
-    admission::{Admission, Kernel, Permit, Priority},
+    admission::{Admission, Charged, Kernel, Permit, Priority},
     assets,
     config::Settings,
     host::{self, Facts, Host},
@@ -137,13 +137,14 @@ impl VmManager {
         {
             return Ok(vm);
         }
-        let permit = self.admit(spec.memory_mib).await?;
+        let charged = Charged { memory_mib: spec.memory_mib, has_network: spec.network.is_some() };
+        let permit = self.admit(charged).await?;
         QemuVm::boot(&self.common, spec, permit).await
     }
 
     /// Waits for memory and CPU; what the pool keeps makes room for whoever waits for memory.
-    async fn admit(&self, memory_mib: u32) -> Result<Permit, Error> {
-        let mut admitted = pin!(self.admission.admit(memory_mib, Priority::Normal));
+    async fn admit(&self, charged: Charged) -> Result<Permit, Error> {
+        let mut admitted = pin!(self.admission.admit(charged, Priority::Normal));
         let Some(pool) = &self.pool else { return admitted.await };
         loop {
             tokio::select! {

@@ -12,3 +12,4 @@ pub(crate) use ports::{PortError, bind};
 pub(crate) use program::{GatewayProgram, find};
 pub(crate) use registries::Registries;
 pub(crate) use resolvers::of_this_host as resolvers_of_this_host;
+pub use resolvers::{NotAResolver, parse_resolver};

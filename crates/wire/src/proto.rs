@@ -47,6 +47,12 @@ pub struct Network {
     /// Largest packet in bytes.
     #[prost(uint32, tag = "5")]
     pub mtu: u32,
+    /// The card's Ethernet address, as a number of six bytes of which the highest is the first. 0 from an older host: the only card.
+    #[prost(fixed64, tag = "6")]
+    pub card: u64,
+    /// The gateway's Ethernet address, in the same form. 0 from an older host: it is asked for on the link.
+    #[prost(fixed64, tag = "7")]
+    pub gateway_card: u64,
 }
 
 /// What has become of a network that a host named.

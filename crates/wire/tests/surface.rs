@@ -47,7 +47,15 @@ fn the_surface_is_the_one_that_was_agreed() {
         agent_version: "v".into(),
         unix_time_ns: 1,
         resume: vec![point],
-        network: Some(Network { address: 1, prefix_bits: 1, gateway: 1, resolver: 1, mtu: 1 }),
+        network: Some(Network {
+            address: 1,
+            prefix_bits: 1,
+            gateway: 1,
+            resolver: 1,
+            mtu: 1,
+            card: 1,
+            gateway_card: 1,
+        }),
         seed: vec![0x5e; 2],
     };
     surface += &encoding("Hello", &hello);

@@ -8,6 +8,7 @@ use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsFd as _,
+    path::Path,
     process::{Command, Stdio},
     sync::Arc,
     thread,
@@ -16,6 +17,9 @@ use std::{
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
 use rustix::thread::LinkNameSpaceType;
 use rustls::{ServerConfig, ServerConnection, StreamOwned, pki_types::PrivateKeyDer};
+use tempfile::TempDir;
+
+use crate::site;
 
 /// Longest datagram that is answered.
 const DATAGRAM_BYTES: usize = 1500;
@@ -30,10 +34,13 @@ const PUBLIC: [u8; 3] = [100, 200, 0];
 pub(crate) const PRIVATE: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
 /// A private address that nobody excepts, and that a public name is resolved to.
-const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+pub(crate) const HIDDEN: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
 
 /// Where clouds tell secrets. Whoever asks is told.
 pub(crate) const METADATA: Ipv4Addr = Ipv4Addr::new(169, 254, 169, 254);
+
+/// A name that its resolver is silent about.
+const SILENT: &str = "silent.good.example";
 
 /// The resolver's address.
 const RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 53);
@@ -47,6 +54,8 @@ pub(crate) struct Internet {
     pub(crate) tcp_echo: [SocketAddr; 3],
     /// Datagrams are sent back.
     pub(crate) udp_echo: SocketAddr,
+    /// Removed with it.
+    _site: Option<TempDir>,
 }
 
 /// A public address.
@@ -78,6 +87,12 @@ impl Internet {
     /// `names` are resolved to addresses whose last byte is given; at each address there is a server of TLS with that name and the names
     /// below it.
     pub(crate) fn start(names: &[(&'static str, u8)]) -> Self {
+        Self::serving(names, None)
+    }
+
+    /// The same with servers that have the files in `site`, if there is one.
+    pub(crate) fn serving(names: &[(&'static str, u8)], site: Option<TempDir>) -> Self {
+        let files: Option<Arc<Path>> = site.as_ref().map(|site| site.path().into());
         let mut addresses = vec![public(1), PRIVATE, METADATA];
         addresses.extend(names.iter().map(|(_, last)| public(*last)).filter(|address| *address != public(1)));
         move_away(&addresses);
@@ -88,7 +103,7 @@ impl Internet {
         params.distinguished_name.push(DnType::CommonName, "the authority of a test");
         let authority = CertifiedIssuer::self_signed(params, key).expect("it can be signed");
         for (name, last) in names {
-            serve_tls(SocketAddr::from((public(*last), 443)), name, &authority);
+            serve_tls(SocketAddr::from((public(*last), 443)), name, &authority, files.clone());
         }
         let table = names.iter().map(|(name, last)| ((*name).to_owned(), public(*last)));
         let table = table.chain([("rebound.good.example".to_owned(), HIDDEN)]).collect();
@@ -97,12 +112,13 @@ impl Internet {
             authority: authority.pem(),
             tcp_echo: [public(1), PRIVATE, METADATA].map(echo_streams),
             udp_echo: echo_datagrams(public(1)),
+            _site: site,
         }
     }
 }
 
-/// Says which name a client has asked for, in HTTP if it speaks that.
-fn serve_tls(at: SocketAddr, name: &str, authority: &CertifiedIssuer<'_, KeyPair>) {
+/// Says which name a client has asked for, in HTTP if it speaks that, or gives it the one of `files` that it wants.
+fn serve_tls(at: SocketAddr, name: &str, authority: &CertifiedIssuer<'_, KeyPair>, files: Option<Arc<Path>>) {
     let names = vec![name.to_owned(), format!("*.{name}")];
     let key = KeyPair::generate().expect("there is randomness");
     let mut params = CertificateParams::new(names).expect("they are names");
@@ -125,16 +141,10 @@ fn serve_tls(at: SocketAddr, name: &str, authority: &CertifiedIssuer<'_, KeyPair
         stream.read_exact(&mut asked)?;
         let name = stream.conn.server_name().unwrap_or("nobody").to_owned();
         let said = format!("this is {name}");
-        if &asked == b"GET /" {
-            let mut request = BufReader::new(&mut stream);
-            let mut line = String::new();
-            while request.read_line(&mut line)? > 2 {
-                line.clear();
-            }
-            let header = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", said.len());
-            stream.write_all(header.as_bytes())?;
+        match &asked {
+            b"GET /" | b"HEAD " => site::answer(&mut stream, asked, files.as_deref(), &said)?,
+            _ => stream.write_all(said.as_bytes())?,
         }
-        stream.write_all(said.as_bytes())?;
         stream.conn.send_close_notify();
         stream.flush()
     });
@@ -154,7 +164,7 @@ fn echo_datagrams(at: Ipv4Addr) -> SocketAddr {
 /// A resolver that knows `table` and the names below its names; what comes later there comes first. Of others there is nothing.
 fn answer_names(at: Ipv4Addr, table: Vec<(String, Ipv4Addr)>) -> SocketAddr {
     answer_datagrams(at, move |query| {
-        let (name, end) = question(query)?;
+        let (name, end) = question(query).filter(|(name, _)| name != SILENT)?;
         let is_below =
             |domain: &str| name.strip_suffix(domain).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
         let found = table.iter().rfind(|(domain, _)| is_below(domain)).map(|(_, address)| *address);

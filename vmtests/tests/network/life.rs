@@ -1,7 +1,7 @@
 //! The life of a gateway beside its VM, and the network that is open.
 
 use std::{
-    io::{BufRead as _, BufReader},
+    io::{BufRead as _, BufReader, Write as _},
     net::{SocketAddr, TcpStream},
     process::{Command, Stdio},
 };
@@ -10,7 +10,11 @@ use exec_sandbox::{Language, NetworkPolicy, Refusal, VmManager, VmSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 use vmtests::{World, processes, stdout, wait_for};
 
-use crate::{Online, python};
+use crate::{
+    Online,
+    internet::{HIDDEN, Internet, public},
+    python,
+};
 
 #[tokio::test]
 async fn an_open_network_reaches_all_but_what_the_host_keeps_and_its_end_is_not_the_vms() {
@@ -31,6 +35,10 @@ async fn an_open_network_reaches_all_but_what_the_host_keeps_and_its_end_is_not_
         online.is_refused(&format!("tcp, '{address}', 80"), reason).await;
     }
     online.is_dropped("udp, '224.0.0.251', 5353, False", "multicast_address").await;
+    // Nobody takes datagrams there, which the program hears as it would without a gateway.
+    let closed = format!("attempt(udp, '{}', {})", udp.ip(), udp.port() ^ 1);
+    let (came, met) = online.attempt(&closed).await;
+    assert!(came.starts_with("refused: ConnectionRefusedError") && met.is_empty(), "{came} {met:?}");
 
     let gateway = online.session.vm().gateway().expect("it has one");
     let ps = online.world.sbx().args(["ps", "--json"]).output().expect("it runs");
@@ -97,4 +105,26 @@ async fn refusals_are_told_by_the_command_line() {
     assert!(said.contains("port 80/tcp is reached at 127.0.0.1:"), "{said}");
     let (name, sentence) = (Refusal::PrivateAddress.name(), Refusal::PrivateAddress);
     assert!(said.contains(&format!("refused 1 times: {name} ({sentence})")), "{said}");
+}
+
+#[tokio::test]
+async fn a_shell_has_the_network_that_its_options_describe() {
+    let internet = Internet::start(&[("good.example", 1), ("other.example", 2)]);
+    let world = World::new();
+    let mut sbx = world.sbx();
+    sbx.args(["shell", "-l", "python", "--network", "--registry", "python=good.example", "--expose", "80"]);
+    sbx.args(["--verbose", "--resolver", &internet.resolver.to_string(), "--allow-address", &HIDDEN.to_string()]);
+    sbx.envs(world.networked().gateway.map(|gateway| ("EXEC_SANDBOX_GATEWAY", gateway)));
+    let mut shell =
+        sbx.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sbx starts");
+    let script = "import socket\n\
+        print(socket.gethostbyname('good.example'), socket.gethostbyname('rebound.good.example'))\n\
+        socket.gethostbyname('other.example')\n";
+    shell.stdin.take().expect("it is piped").write_all(script.as_bytes()).expect("it reads");
+    let output = shell.wait_with_output().expect("it ends");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!((output.status.code(), &*told), (Some(1), &*format!("{} {HIDDEN}\n", public(1))), "{said}");
+    assert!(said.contains("port 80/tcp is reached at 127.0.0.1:"), "{said}");
+    assert!(said.contains(Refusal::NameNotAllowed.name()), "{said}");
+    world.assert_empty(world.vms());
 }

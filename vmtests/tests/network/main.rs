@@ -5,12 +5,20 @@
 mod internet;
 mod life;
 mod ports;
+mod refusals;
+mod site;
+mod tools;
+
+use std::time::Duration;
 
 use exec_sandbox::{
     ExecRequest, Language, NetworkPolicy, Outcome, Scheduler, SchedulerConfig, Session, SessionRequest, VmSpec,
 };
 use internet::{Internet, public};
 use vmtests::{World, stderr, stdout};
+
+/// Time of a program: more than any takes on a machine that has other things to do.
+const LONG: Duration = Duration::from_secs(250);
 
 /// What programs try, in the session's interpreter from the first execution on.
 const TRIES: &str = r#"
@@ -45,7 +53,9 @@ def tcp(address, port, sends=b"GET / HTTP/1.0\r\n\r\n"):
 def udp(address, port, waits=True):
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
         one.settimeout(20 if waits else 0)
-        one.sendto(b"hello", (address, port))
+        # One that is connected hears that nobody is there.
+        one.connect((address, port))
+        one.send(b"hello")
         return one.recv(100).decode() if waits else "sent"
 
 def ask_for_text(name):
@@ -74,11 +84,14 @@ struct Online {
 impl Online {
     /// One whose VM is `spec`; the host's configuration excepts a private range, and one around the metadata address.
     async fn start(names: &[(&'static str, u8)], spec: VmSpec) -> Self {
-        let (world, internet) = (World::new(), Internet::start(names));
-        let network_exceptions = ["10.88.0.0/16", "169.254.0.0/16"].map(|range| range.parse().expect("it is one"));
-        let network_exceptions = network_exceptions.to_vec();
+        Self::within(Internet::start(names), spec, &["10.88.0.0/16", "169.254.0.0/16"]).await
+    }
+
+    /// One in `internet`, the host's configuration excepting these ranges.
+    async fn within(internet: Internet, spec: VmSpec, exceptions: &[&str]) -> Self {
+        let world = World::new();
         let config = SchedulerConfig {
-            network_exceptions,
+            network_exceptions: exceptions.iter().map(|range| range.parse().expect("it is one")).collect(),
             resolvers: Some(vec![internet.resolver]),
             registries: [(Language::Python, vec!["packages.example".to_owned()])].into(),
             ..world.networked()
@@ -91,7 +104,7 @@ impl Online {
     }
 
     async fn run(&self, code: &str) -> Outcome {
-        let outcome = self.session.exec(ExecRequest::new(code)).await;
+        let outcome = self.session.exec(ExecRequest { timeout: Some(LONG), ..ExecRequest::new(code) }).await;
         outcome.unwrap_or_else(|error| panic!("{code}: {error}: {:?}", std::error::Error::source(&error)))
     }
 

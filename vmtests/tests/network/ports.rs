@@ -7,7 +7,7 @@ use std::{
     thread,
 };
 
-use exec_sandbox::{ExposedPort, Language, NetworkPolicy, PortMapping, Protocol, VmSpec};
+use exec_sandbox::{ExposedPort, Language, NetworkPolicy, PortMapping, Protocol, VmSpec, WriteOptions};
 use vmtests::{PATIENCE, wait_for};
 
 use crate::{Online, internet::public};
@@ -17,6 +17,34 @@ const CONNECTIONS: usize = 100;
 
 /// What goes there and back on one of them: a few windows.
 const BULK_BYTES: usize = 4 << 20;
+
+/// What goes each way where it is a lot.
+const LOT_BYTES: usize = 1_000_000_000;
+
+/// It consists of this again and again: a prime number of bytes, so that nothing that is lost, doubled or exchanged in windows, packets or
+/// buffers, whose sizes are none of its multiples, looks right.
+const PATTERN_BYTES: usize = 1_000_003;
+
+/// What is sent and compared at once.
+const PIECE_BYTES: usize = 1 << 20;
+
+/// Takes a lot from one connection, every byte of it as it should be, and sends as much.
+const TAKE_AND_SEND: &str = r#"
+TOTAL, PATTERN, PIECE = 1_000_000_000, open("pattern", "rb").read(), 1 << 20
+# As long as a piece from any of its bytes on.
+ROUND = memoryview(PATTERN * 3)
+with server.accept()[0] as connection:
+    taken, room = 0, memoryview(bytearray(PIECE))
+    expected = bytes(ROUND)
+    while count := connection.recv_into(room):
+        assert expected.startswith(room[:count], taken % len(PATTERN)), taken
+        taken += count
+    assert taken == TOTAL, taken
+    for sent in range(0, TOTAL, PIECE):
+        begin = sent % len(PATTERN)
+        connection.sendall(ROUND[begin : begin + min(PIECE, TOTAL - sent)])
+print("taken and sent")
+"#;
 
 /// A server of both protocols that goes on after the execution that has started it.
 const ECHO: &str = r#"
@@ -70,8 +98,25 @@ fn echoed(at: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     back
 }
 
-fn bulk() -> Vec<u8> {
-    (0..BULK_BYTES).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
+fn bulk(bytes: usize) -> Vec<u8> {
+    (0..bytes).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0]).collect()
+}
+
+/// Sends a lot and takes as much, every byte of it as it should be.
+fn send_and_take(at: SocketAddr, pattern: &[u8]) {
+    let (round, mut stream) = (pattern.repeat(3), connect(at));
+    for sent in (0..LOT_BYTES).step_by(PIECE_BYTES) {
+        let (begin, length) = (sent % PATTERN_BYTES, PIECE_BYTES.min(LOT_BYTES - sent));
+        stream.write_all(&round[begin..begin + length]).expect("it is taken");
+    }
+    stream.shutdown(Shutdown::Write).expect("it is open");
+    let (mut taken, mut room) = (0, vec![0; PIECE_BYTES]);
+    while let count @ 1.. = stream.read(&mut room).expect("it comes") {
+        let begin = taken % PATTERN_BYTES;
+        assert!(room[..count] == round[begin..begin + count], "after {taken} bytes");
+        taken += count;
+    }
+    assert_eq!(taken, LOT_BYTES);
 }
 
 #[tokio::test]
@@ -101,7 +146,7 @@ async fn exposed_ports_are_reached_from_the_host_and_nothing_is_reached_from_the
         assert_eq!(String::from_utf8_lossy(&line), format!("I am {number:03}\n"));
     }
     drop(all);
-    let sent = bulk();
+    let sent = bulk(BULK_BYTES);
     assert!(echoed(streams, &sent) == sent, "not a byte is lost, doubled or in another place");
 
     let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a port");
@@ -125,4 +170,24 @@ async fn exposed_ports_are_reached_from_the_host_and_nothing_is_reached_from_the
     assert!(network.received_bytes >= BULK_BYTES as u64 && network.sent_bytes >= BULK_BYTES as u64, "{network:?}");
     online.end().await;
     assert!(TcpStream::connect(streams).is_err(), "it is closed");
+}
+
+#[tokio::test]
+async fn a_gigabyte_each_way_passes_an_exposed_port_to_the_byte() {
+    let expose = vec![PortMapping { internal: 9000, external: None, protocol: Protocol::Tcp }];
+    let spec = VmSpec { network: NetworkPolicy::Denied, expose, ..VmSpec::new(Language::Python) };
+    let online = Online::start(&[], spec).await;
+    let pattern = bulk(PATTERN_BYTES);
+    let written = online.session.write_file("pattern", &pattern[..], WriteOptions::default()).await;
+    written.expect("there is room");
+    online.run("import socket\nserver = socket.create_server(('0.0.0.0', 9000))").await;
+    let at = address(&online.session.exposed_ports()[0]);
+    let client = thread::spawn(move || send_and_take(at, &pattern));
+    let outcome = online.run(TAKE_AND_SEND).await;
+    assert_eq!(vmtests::stdout(&outcome), "taken and sent\n", "{}", vmtests::stderr(&outcome));
+    client.join().expect("everything is as it should be");
+    let network = outcome.network.expect("it has one");
+    let lot = LOT_BYTES as u64;
+    assert_eq!((network.received_bytes, network.sent_bytes, network.accepted), (lot, lot, 1), "{network:?}");
+    online.end().await;
 }

@@ -37,14 +37,18 @@ struct Question {
     hosts: fn(&str, &str) -> BTreeSet<String>,
 }
 
-/// The hosts, from the cache or asked for. A language whose client cannot tell is left out, and asked for again by the next build.
-pub(crate) fn ensure(lock: &Lock, cache: &Cache, ui: &mut Ui) -> Result<Registries> {
+/// The hosts, from the cache or asked for. Where a client cannot tell, they stay those of `published`, the image that is replaced, and
+/// the next build asks again.
+pub(crate) fn ensure(lock: &Lock, published: &Registries, cache: &Cache, ui: &mut Ui) -> Result<Registries> {
     let wheel = &lock.wheels.first().context("the lock names no wheel")?.name;
     let bun = format!("{}@{}", lock.bun.name, lock.bun.version);
     let mut registries = Registries::new();
     for question in [python(wheel), javascript(&bun)] {
         let language = question.language;
-        let hosts = answer(question, cache, ui)?;
+        let hosts = match answer(question, cache, ui)? {
+            Ok(hosts) => hosts,
+            Err(error) => former(language, published, &error),
+        };
         if !hosts.is_empty() {
             registries.insert(language.to_owned(), hosts);
         }
@@ -68,12 +72,12 @@ fn javascript(package: &str) -> Question {
     Question { language: "javascript", package: package.to_owned(), configuration, asking, hosts }
 }
 
-/// The hosts of one language, none if they cannot be told. Only what the client said is kept, never that it failed.
-fn answer(mut question: Question, cache: &Cache, ui: &mut Ui) -> Result<Vec<String>> {
+/// The hosts of one language, or why its client cannot tell. Only what it said is kept, never that it failed.
+fn answer(mut question: Question, cache: &Cache, ui: &mut Ui) -> Result<Result<Vec<String>>> {
     let language = question.language;
     let configuration = match tools::capture(&mut question.configuration) {
         Ok(configuration) => configuration,
-        Err(e) => return Ok(left_out(language, &e)),
+        Err(e) => return Ok(Err(e)),
     };
     let mut key = KeyBuilder::new(RECIPE);
     for part in [language, &configuration, &question.package] {
@@ -86,7 +90,7 @@ fn answer(mut question: Question, cache: &Cache, ui: &mut Ui) -> Result<Vec<Stri
             ui.work(&format!("asking from where {language} installs"));
             let said = match tools::capture(&mut question.asking) {
                 Ok(said) => said,
-                Err(e) => return Ok(left_out(language, &e)),
+                Err(e) => return Ok(Err(e)),
             };
             let found = serde_json::to_string(&(question.hosts)(&configuration, &said));
             let found = found.context("cannot note the registries")?;
@@ -97,13 +101,16 @@ fn answer(mut question: Question, cache: &Cache, ui: &mut Ui) -> Result<Vec<Stri
     if hosts.is_empty() {
         ui.note(&format!("no host of {language}'s registry speaks HTTPS: the image names none"));
     }
-    Ok(hosts)
+    Ok(Ok(hosts))
 }
 
-fn left_out(language: &str, error: &anyhow::Error) -> Vec<String> {
-    let what = format!("the image does not say from where {language} installs, and the next build asks again:");
+/// The hosts that an image without an answer has: those it had, or none.
+fn former(language: &str, published: &Registries, error: &anyhow::Error) -> Vec<String> {
+    let hosts = published.get(language).cloned().unwrap_or_default();
+    let what = if hosts.is_empty() { "does not say" } else { "says as before" };
+    let what = format!("the image {what} from where {language} installs, and the next build asks again:");
     progress::warn(&[what, format!("{error:#}")]);
-    Vec::new()
+    hosts
 }
 
 fn pip() -> Command {
@@ -154,7 +161,7 @@ mod tests {
         Question { language: "python", package: "package".into(), configuration, asking: sh(asking), hosts }
     }
 
-    fn answer_to(question: Question, cache: &Cache) -> Vec<String> {
+    fn answer_to(question: Question, cache: &Cache) -> Result<Vec<String>> {
         progress::Report::new().step("registries", |ui| answer(question, cache, ui)).unwrap()
     }
 
@@ -162,17 +169,26 @@ mod tests {
     fn a_client_that_cannot_tell_is_asked_again_and_one_that_told_is_not() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
-        assert!(answer_to(question("exit 1"), &cache).is_empty());
-        assert_eq!(answer_to(question("echo https://packages.example.com/a"), &cache), ["packages.example.com"]);
-        assert_eq!(answer_to(question("exit 1"), &cache), ["packages.example.com"]);
+        assert!(answer_to(question("exit 1"), &cache).is_err());
+        let said = "echo https://packages.example.com/a";
+        assert_eq!(answer_to(question(said), &cache).unwrap(), ["packages.example.com"]);
+        assert_eq!(answer_to(question("exit 1"), &cache).unwrap(), ["packages.example.com"]);
     }
 
     #[test]
-    fn a_client_that_is_not_there_leaves_its_language_out() {
+    fn a_client_that_is_not_there_cannot_tell() {
         let root = tempfile::tempdir().unwrap();
         let cache = Cache::open(root.path()).unwrap();
         let missing = Question { configuration: Command::new("no-such-program-anywhere"), ..question("exit 1") };
-        assert!(answer_to(missing, &cache).is_empty());
+        assert!(answer_to(missing, &cache).is_err());
+    }
+
+    #[test]
+    fn hosts_that_cannot_be_asked_for_stay_what_they_were() {
+        let published = Registries::from([("python".to_owned(), vec!["packages.example.com".to_owned()])]);
+        let error = anyhow::anyhow!("there is no network");
+        assert_eq!(former("python", &published, &error), ["packages.example.com"]);
+        assert!(former("javascript", &published, &error).is_empty());
     }
 
     #[test]

@@ -66,7 +66,7 @@ async fn in_vm(
     if files.wants_ports {
         for port in vm.exposed_ports() {
             // A printer that failed ends the whole run.
-            let _ = feed.events.send(Event::Note(feed.number, super::network::address(port))).await;
+            let _ = feed.events.send(Event::Note(feed.number, crate::network::address(port))).await;
         }
     }
     let mut done = match files::upload(&vm, files.plan, files.uploads).await {

@@ -15,7 +15,7 @@ use crate::{
     files::{self, DownloadSpec, Plan},
     interrupt::Signal,
     meter::Meter,
-    print,
+    network, print,
     printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
     progress::Progress,
     table::table,
@@ -39,7 +39,8 @@ pub(super) struct Desk<'a> {
 
 /// What a session is asked to be.
 pub(super) fn request(args: &ShellArgs) -> SessionRequest {
-    let vm = VmSpec { memory_mib: args.memory, ..VmSpec::new(args.language()) };
+    let (network, expose) = (args.network.policy(), args.network.expose.clone());
+    let vm = VmSpec { memory_mib: args.memory, network, expose, ..VmSpec::new(args.language()) };
     SessionRequest { vm, idle_timeout: args.idle_timeout }
 }
 
@@ -56,7 +57,11 @@ impl Desk<'_> {
             files::upload(session.vm(), self.plan, &meter).await?;
             Ok(session)
         };
-        self.session = Some(watched(starting, &progress, &mut self.keyboard).await?);
+        let session = watched(starting, &progress, &mut self.keyboard).await?;
+        for port in session.exposed_ports().iter().filter(|_| self.wants_progress || self.args.verbose) {
+            print::note(&network::address(port));
+        }
+        self.session = Some(session);
         Ok(())
     }
 
@@ -65,7 +70,7 @@ impl Desk<'_> {
         self.renew().await?;
         let Self { session: Some(session), keyboard, args, .. } = self else { return Ok(Status::SANDBOX) };
         let request = ExecRequest { timeout: args.timeout, env: args.env.clone(), ..ExecRequest::new(code) };
-        let result = stream(session, request, keyboard, !args.quiet).await?;
+        let result = stream(session, request, keyboard, args).await?;
         let is_gone = session.is_closed()
             || result.as_ref().is_err_and(|error| {
                 matches!(error.kind(), ErrorKind::OutcomeUnknown | ErrorKind::Vm | ErrorKind::SessionClosed)
@@ -150,9 +155,10 @@ async fn stream(
     session: &Session,
     request: ExecRequest,
     keyboard: &mut Option<unix::Signal>,
-    wants_notes: bool,
+    args: &ShellArgs,
 ) -> Result<Result<Outcome, exec_sandbox::Error>, Failure> {
     let (events, feed) = mpsc::channel(PIECES_IN_FLIGHT);
+    let wants_notes = !args.quiet;
     let view = View { wants_notes, programs: true, progress: Progress::start("", false) };
     let mut printer = Printer::start(feed, vec![String::new()], view)?;
     let running = async {
@@ -166,9 +172,10 @@ async fn stream(
         };
         let (result, ()) = future::join(interruptible(session, request, keyboard, pieces), forward).await;
         let exit = result.as_ref().ok().map(|outcome| outcome.exit);
+        let notes = result.as_ref().ok().filter(|_| args.verbose).map(network::notes).unwrap_or_default();
         let failures = result.as_ref().err().into_iter().map(Into::into).collect();
         // A printer that is gone has said why.
-        let _ = events.send(Event::End(0, Ending { exit, failures, ..Ending::default() })).await;
+        let _ = events.send(Event::End(0, Ending { exit, notes, failures })).await;
         drop(events);
         result
     };

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Key, Turn, UdpFlow, tcp::FIRST_OWN_PORT};
+use super::{Key, Medium, Turn, UdpFlow, tcp::FIRST_OWN_PORT};
 use crate::{
     ip,
     link::GATEWAY,
@@ -74,7 +74,7 @@ impl Flows {
                     let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
                     if !turn.outside.open_udp(id, key.other) {
                         self.free.push(id);
-                        turn.counters.unreachable += 1;
+                        nobody_there(key, turn);
                         return Ok(());
                     }
                     self.put(id, Flow { key, peer: Peer::Outside, at: turn.now })
@@ -146,6 +146,14 @@ impl Flows {
         self.places.get_mut(usize::from(id.0))?.as_mut()
     }
 
+    /// Nobody outside takes datagrams there, as the other end's host has said.
+    pub(crate) fn refused(&mut self, id: UdpFlow, turn: &mut Turn<'_>) {
+        if let Some(flow) = self.flow(id) {
+            nobody_there(flow.key, turn);
+        }
+        self.gone(id, turn);
+    }
+
     /// The socket outside is of no use any more.
     pub(crate) fn gone(&mut self, id: UdpFlow, turn: &mut Turn<'_>) {
         let Some(flow) = self.places.get_mut(usize::from(id.0)).and_then(Option::take) else { return };
@@ -177,5 +185,14 @@ fn to_guest(key: Key, payload: &[u8], turn: &mut Turn<'_>) {
     match ip::add_udp(&mut turn.medium.out, turn.medium.mtu, key.other, key.guest_port, payload) {
         Some(()) => turn.counters.bytes_to_guest += u64::try_from(payload.len()).unwrap_or(0),
         None => turn.counters.lost += 1,
+    }
+}
+
+/// The program in the guest hears of it as it would without a gateway.
+fn nobody_there(key: Key, turn: &mut Turn<'_>) {
+    turn.counters.unreachable += 1;
+    let Medium { out, mtu, .. } = turn.medium;
+    if ip::add_port_unreachable_for(out, *mtu, key.guest_port, key.other).is_none() {
+        turn.counters.lost += 1;
     }
 }

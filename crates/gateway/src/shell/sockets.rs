@@ -120,7 +120,10 @@ impl Sockets {
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                // Nobody is there. The next datagram of the guest finds out anew.
+                // The next datagram of the guest finds out anew.
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    return engine.udp_refused(flow, self, now);
+                }
                 Err(_) => return engine.udp_gone(flow, self, now),
             }
         }
@@ -230,7 +233,10 @@ impl Outside for Sockets {
     }
 
     fn send_udp(&mut self, flow: UdpFlow, payload: &[u8]) {
-        if let Some(socket) = self.udp.get(&flow.0) {
+        if let Some(socket) = self.udp.get(&flow.0)
+            // What became of an earlier datagram is said instead of sending this one, and once: what becomes of this one is an event.
+            && socket.send(payload).is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        {
             // Datagrams may be lost.
             let _ = socket.send(payload);
         }
@@ -318,4 +324,44 @@ fn is_passing(error: &io::Error) -> bool {
 fn reset(stream: &TcpStream) {
     // Where it fails, the other end sees an end.
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use mio::Poll;
+
+    use super::*;
+    use crate::{
+        config::{Jail, Limits, VERSION},
+        link::MAX_MTU,
+        policy::{Exceptions, Policy, Rules},
+    };
+
+    #[test]
+    fn a_datagram_is_not_lost_because_an_earlier_one_was_refused() {
+        let config = Config {
+            version: VERSION,
+            qemu_fd: -1,
+            report_fd: -1,
+            mtu: MAX_MTU,
+            rules: Rules { policy: Policy::Open, exceptions: Exceptions::default() },
+            resolvers: Vec::new(),
+            ports: Vec::new(),
+            limits: Limits::default(),
+            jail: Jail::Possible,
+        };
+        let poll = Poll::new().expect("there are descriptors");
+        let mut sockets = Sockets::new(poll.registry().try_clone().expect("there are descriptors"), &config);
+        let server = std::net::UdpSocket::bind("127.0.0.1:0").expect("there is a port");
+        let SocketAddr::V4(at) = server.local_addr().expect("it is bound") else { unreachable!("it is IPv4") };
+        drop(server);
+        assert!(sockets.open_udp(UdpFlow(0), at));
+        sockets.send_udp(UdpFlow(0), b"to nobody");
+        let server = std::net::UdpSocket::bind(at).expect("nobody took it meanwhile");
+        server.set_read_timeout(Some(Duration::from_secs(20))).expect("it is a socket");
+        sockets.send_udp(UdpFlow(0), b"hello");
+        let mut heard = [0; 100];
+        let bytes = server.recv(&mut heard).expect("it arrives");
+        assert_eq!(&heard[..bytes], b"hello");
+    }
 }

@@ -80,6 +80,28 @@ fn datagrams_that_are_refused_are_told_to_the_program_and_counted() {
 }
 
 #[test]
+fn a_datagram_that_nobody_takes_is_told_to_the_program_and_its_place_is_free() {
+    let mut sim = Netsim::new(gate::open());
+    let to = SocketAddrV4::new(SERVER, 7);
+    let sent = udp(1000, to, b"hello");
+    for _ in 0..2 {
+        sim.inject(&frame(&sent));
+        sim.engine.udp_refused(UdpFlow(0), &mut sim.world, sim.now);
+        let frames = sim.frames_out();
+        let told = Ipv4Packet::new_checked(&frames[0][14..]).expect("it is a packet");
+        assert_eq!((told.src_addr(), told.next_header(), frames.len()), (SERVER, IpProtocol::Icmp, 1));
+        let message = Icmpv4Packet::new_checked(told.payload()).expect("it is ICMP");
+        assert!(message.verify_checksum() && told.payload().starts_with(&[3, 3]));
+        // Addresses and ports, by which a kernel finds the socket.
+        assert_eq!((&told.payload()[20..28], &told.payload()[28..32]), (&sent[12..20], &sent[20..24]));
+    }
+    assert_eq!((sim.engine.flows(), sim.world.udp_closed, sim.engine.counters().unreachable), ((0, 0), 2, 2));
+    // One that is over has nobody to tell.
+    sim.engine.udp_refused(UdpFlow(0), &mut sim.world, sim.now);
+    assert_eq!((sim.frames_out().len(), sim.engine.counters().unreachable), (0, 2));
+}
+
+#[test]
 fn a_datagram_for_an_exposed_port_reaches_the_guest_and_the_answer_its_sender() {
     let mut sim = Netsim::new(gate::inbound_only());
     let peers: [SocketAddr; 2] =
@@ -94,6 +116,19 @@ fn a_datagram_for_an_exposed_port_reaches_the_guest_and_the_answer_its_sender() 
     assert_eq!(sim.world.answers, [(53, peers[1], b"to the second".to_vec())]);
     sim.inject(&frame(&udp(53, SocketAddrV4::new(SERVER, 7), b"to anybody")));
     assert_eq!((sim.refused(Refusal::InboundOnly), sim.world.udp.len()), (1, 0));
+}
+
+#[test]
+fn that_nobody_in_the_guest_takes_a_datagram_is_no_refusal() {
+    let mut sim = Netsim::new(gate::inbound_only());
+    let peer = "127.0.0.1:4000".parse().expect("it is one");
+    sim.engine.exposed(53, peer, b"hello", &mut sim.world, sim.now);
+    let sent = sim.frames_out().remove(0);
+    let mut message = [&[3, 3, 0, 0, 0, 0, 0, 0], &sent[14..]].concat();
+    Icmpv4Packet::new_unchecked(&mut message[..]).fill_checksum();
+    sim.inject(&frame(&packet(GUEST, GATEWAY, IpProtocol::Icmp, &message)));
+    let counters = sim.engine.counters();
+    assert_eq!((counters.refused(), counters.strays, sim.frames_out().len()), (0, 1, 0));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The process: the real program on socket pairs, a guest's stack in the test, and servers on loopback.
 
 mod bounds;
+mod unreachable;
 
 use std::{
     fs,
@@ -46,6 +47,8 @@ struct Gateway {
     guest: Guest,
     /// Datagrams for the guest, with their headers.
     datagrams: Vec<Vec<u8>>,
+    /// Messages of ICMP for the guest, and who they are from.
+    messages: Vec<(Ipv4Addr, Vec<u8>)>,
     reports: UnixStream,
     reader: Reports,
     report: Option<Report>,
@@ -95,6 +98,7 @@ impl Gateway {
             outgoing: Vec::new(),
             guest: Guest::new(MAX_MTU.into(), Instant::now()),
             datagrams: Vec::new(),
+            messages: Vec::new(),
             reports,
             reader: Reports::default(),
             report: None,
@@ -149,11 +153,13 @@ impl Gateway {
         while let Ok(bytes @ 1..) = self.qemu.read(self.incoming.room()) {
             self.incoming.filled(bytes);
             while let Some(frame) = self.incoming.next_frame().expect("it is framed") {
-                // A datagram's protocol is 17; the guest's stack has no use for one.
-                if frame.get(23) == Some(&17) {
-                    self.datagrams.push(frame[34..].to_vec());
-                } else {
-                    self.guest.receive(frame);
+                // By its protocol; the guest's stack has no use for what is not TCP.
+                match frame.get(23) {
+                    Some(1) => {
+                        self.messages.push(([frame[26], frame[27], frame[28], frame[29]].into(), frame[34..].to_vec()))
+                    }
+                    Some(17) => self.datagrams.push(frame[34..].to_vec()),
+                    _ => self.guest.receive(frame),
                 }
             }
         }

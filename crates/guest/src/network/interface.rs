@@ -9,6 +9,11 @@ use rustix::{
     net::{AddressFamily, SocketFlags, SocketType},
 };
 
+/// Sets a neighbour; and its flags: it is complete, and it stays. The C library's bindings lack all three.
+const SIOCSARP: libc::Ioctl = 0x8955;
+const ATF_COM: libc::c_int = 0x02;
+const ATF_PERM: libc::c_int = 0x04;
+
 /// An interface, by its name.
 #[derive(Debug)]
 pub(crate) struct Interface {
@@ -70,6 +75,25 @@ impl Interface {
         told(unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::SIOCADDRT, &raw const route) })
     }
 
+    /// Fixes the Ethernet address of `neighbour`, until the interface is taken down.
+    pub(crate) fn set_neighbour(&self, neighbour: Ipv4Addr, mac: [u8; 6]) -> io::Result<()> {
+        let mut sa_data = [0; 14];
+        for (to, from) in sa_data.iter_mut().zip(mac) {
+            *to = from.cast_signed();
+        }
+        let arp_ha = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data };
+        let request = libc::arpreq {
+            arp_pa: socket_address(neighbour),
+            arp_ha,
+            arp_flags: ATF_PERM | ATF_COM,
+            arp_netmask: socket_address(Ipv4Addr::UNSPECIFIED),
+            arp_dev: self.name,
+        };
+        // SAFETY: SIOCSARP reads an arpreq whose device's name ends in NUL; the struct lives until the call returns, and the descriptor
+        // is an open socket.
+        told(unsafe { libc::ioctl(self.socket.as_raw_fd(), SIOCSARP, &raw const request) })
+    }
+
     fn request(&self, request: libc::Ioctl, value: libc::__c_anonymous_ifr_ifru) -> io::Result<()> {
         let request_body = libc::ifreq { ifr_name: self.name, ifr_ifru: value };
         // SAFETY: each of the requests above reads an ifreq whose name ends in NUL and the member of the union that its caller has set;
@@ -109,6 +133,7 @@ mod tests {
     fn an_interface_that_there_is_not_is_an_error() {
         let nobody = Interface::open("none-such").expect("a socket can be had");
         assert_eq!(nobody.set_mtu(1500), Err(io::Errno::NODEV));
+        assert_eq!(nobody.set_neighbour(Ipv4Addr::new(192, 168, 127, 1), [2, 0, 0, 0, 0, 1]), Err(io::Errno::NODEV));
     }
 
     #[test]

@@ -22,6 +22,12 @@ const ACCELERATION_OVERHEAD_MIB: u64 = 48;
 /// What a QEMU takes that has made no machine yet, in MiB: 14 of its own were measured, under emulation.
 const BLANK_MIB: u64 = 16;
 
+/// What a VM's gateway takes, in MiB.
+///
+/// Resident are 3, half of which all gateways share, and 14 with 20 connections that carry all they can or stand still with full buffers,
+/// which is as many as package managers open. All that there may be would be 130: that surplus is the memory reserve's, too.
+const GATEWAY_MIB: u64 = 16;
+
 /// What a VM takes while it boots or executes: its one processor, whole. Idle it takes about 0.3 % of a core, which the CPU
 /// reserve bears.
 const VM_CPU_MILLIS: u64 = 1000;
@@ -32,6 +38,15 @@ pub(crate) struct Machine {
     /// `None`: the kernel does not say.
     pub(crate) memory_mib: Option<u64>,
     pub(crate) cpu_millis: u64,
+}
+
+/// What of a VM decides what it is charged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Charged {
+    /// Its guest's memory.
+    pub(crate) memory_mib: u32,
+    /// It has a gateway beside it.
+    pub(crate) has_network: bool,
 }
 
 /// See the head of this file.
@@ -72,9 +87,10 @@ impl Budget {
         Self { capacity: Size { memory_mib, cpu_millis }, reserve_mib, overhead_mib }
     }
 
-    /// What a VM with a guest of `memory_mib` is charged when it is admitted.
-    pub(super) fn vm(&self, memory_mib: u32) -> Size {
-        Size { memory_mib: u64::from(memory_mib) + self.overhead_mib, ..self.execution() }
+    /// What a VM is charged when it is admitted.
+    pub(super) fn vm(&self, Charged { memory_mib, has_network }: Charged) -> Size {
+        let gateway_mib = if has_network { GATEWAY_MIB } else { 0 };
+        Size { memory_mib: u64::from(memory_mib) + self.overhead_mib + gateway_mib, ..self.execution() }
     }
 
     /// What a QEMU is charged that waits for its guest.
@@ -86,6 +102,13 @@ impl Budget {
     #[expect(clippy::unused_self, reason = "VMs have one processor today; what they have is the budget's to know")]
     pub(super) fn execution(&self) -> Size {
         Size { memory_mib: 0, cpu_millis: VM_CPU_MILLIS }
+    }
+}
+
+/// A VM without a network.
+impl From<u32> for Charged {
+    fn from(memory_mib: u32) -> Self {
+        Self { memory_mib, has_network: false }
     }
 }
 
@@ -123,7 +146,7 @@ mod tests {
         let budget = budget(&config);
         assert_eq!(budget.reserve_mib, 320);
         assert_eq!(budget.capacity, Size { memory_mib: 3680 * 5, cpu_millis: 3000 });
-        let thirteen = 13 * budget.vm(config.default_memory_mib).memory_mib;
+        let thirteen = 13 * budget.vm(config.default_memory_mib.into()).memory_mib;
         assert!(thirteen <= budget.capacity.memory_mib, "{thirteen}");
     }
 
@@ -156,8 +179,15 @@ mod tests {
     fn an_accelerated_vm_has_no_translation_buffer_to_pay() {
         let config = SchedulerConfig::default();
         let accelerated = Budget::of(&config, MACHINE, &Accelerator::Hvf);
-        assert_eq!(accelerated.vm(192).memory_mib, 240);
-        assert_eq!(budget(&config).vm(192), Size { memory_mib: 320, cpu_millis: 1000 });
+        assert_eq!(accelerated.vm(192.into()).memory_mib, 240);
+        assert_eq!(budget(&config).vm(192.into()), Size { memory_mib: 320, cpu_millis: 1000 });
+    }
+
+    #[test]
+    fn a_network_is_charged_for_its_process() {
+        let budget = budget(&SchedulerConfig::default());
+        let networked = budget.vm(Charged { memory_mib: 192, has_network: true });
+        assert_eq!(networked.memory_mib, budget.vm(192.into()).memory_mib + GATEWAY_MIB);
     }
 
     #[test]

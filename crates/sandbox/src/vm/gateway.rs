@@ -9,7 +9,7 @@ mod reports;
 
 use std::{io, os::unix::process::ExitStatusExt as _, time::Duration};
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::warn;
 
@@ -118,14 +118,21 @@ impl Gateway {
         self.child.ended().await
     }
 
-    /// Asks it to end.
-    pub(super) fn terminate(&self) -> io::Result<()> {
-        self.child.terminate()
+    /// Asks it to end. A signal would keep it from telling what it has counted.
+    pub(super) fn part(&self) {
+        self.listener.part();
     }
 
-    /// Kills it and waits for its end. `None`: it is not confirmed dead.
-    pub(super) async fn kill_and_reap(&mut self, patience: Duration) -> io::Result<Option<Ended>> {
-        self.child.kill_and_reap(patience).await
+    /// Lets it end within `parting`, or else kills it, and waits for its end and its last report. `None`: it is not confirmed dead
+    /// after `dying`.
+    pub(super) async fn end(&mut self, parting: Duration, dying: Duration) -> io::Result<Option<Ended>> {
+        self.part();
+        let _ = timeout(parting, self.child.ended()).await;
+        let ended = self.child.kill_and_reap(dying).await?;
+        if ended.is_some() {
+            last_words(self.reader.take()).await;
+        }
+        Ok(ended)
     }
 }
 
@@ -147,5 +154,57 @@ fn describe(ended: Ended) -> String {
         (Some(code), _) => format!("ended with code {code}"),
         (None, Some(signal)) => format!("was ended by signal {signal}"),
         (None, None) => "ended".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixStream as StdUnixStream;
+
+    use exec_sandbox_gateway::report::{Report, VERSION};
+    use tokio::net::UnixStream;
+
+    use super::*;
+    use crate::process::Command;
+
+    /// Longer than anything here takes.
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// A shell in a gateway's place, whose report channel is its standard input and output.
+    async fn gateway(script: &str) -> Gateway {
+        let (ours, gateways) = StdUnixStream::pair().expect("a socket pair");
+        ours.set_nonblocking(true).expect("it is a socket");
+        let mut command = Command::new("/bin/sh".into(), vec!["-c".into(), script.into()]);
+        command.pass(gateways.try_clone().expect("there are descriptors").into(), 0);
+        command.pass(gateways.into(), 1);
+        let child = Child::spawn(command).await.expect("sh starts");
+        let (listener, speaker) = Listener::pair();
+        let reports = UnixStream::from_std(ours).expect("it is a socket");
+        let reader = Some(AbortOnDropHandle::new(tokio::spawn(speaker.listen(reports, "vm-1".into()))));
+        Gateway { child, stderr: None, reader, listener, ends_by: None, has_babbled: false, is_told: false }
+    }
+
+    fn report(connections: u64, is_last: bool) -> String {
+        let report = Report { version: VERSION, connections, is_last, ..Report::default() };
+        String::from_utf8(report.line()).expect("it is text").trim_end().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_ends_when_it_is_not_asked_any_more_tells_its_last_report() {
+        let (first, last) = (report(1, false), report(2, true));
+        let mut gateway = gateway(&format!("echo '{first}'; read -r line; echo '{last}'; exit 7")).await;
+        gateway.started().await.expect("it reports");
+        let ended = gateway.end(LONG, LONG).await.expect("it can be waited for").expect("it is dead");
+        let (told, _) = gateway.listener().ask().await;
+        assert_eq!((ended.status.and_then(|status| status.code()), told.connections, told.is_last), (Some(7), 2, true));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_does_not_end_is_killed_and_what_it_told_before_counts() {
+        let mut gateway = gateway(&format!("echo '{}'; exec sleep 1000", report(1, false))).await;
+        gateway.started().await.expect("it reports");
+        let ended = gateway.end(Duration::ZERO, LONG).await.expect("it can be waited for").expect("it is dead");
+        let (told, _) = gateway.listener().ask().await;
+        assert_eq!((ended.status.and_then(|status| status.signal()), told.connections), (Some(9), 1));
     }
 }

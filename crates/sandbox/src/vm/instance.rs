@@ -31,6 +31,10 @@ use crate::{
 /// How long a process may take to die of SIGKILL: it must give back its memory, and no more.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a gateway that nobody asks any more may take to tell its last report and end: a millisecond, unless it or the machine
+/// stands still. What it counted is not worth a later death.
+const PARTING_PATIENCE: Duration = Duration::from_millis(100);
+
 /// How long a QEMU that has closed a channel may take to end: the kernel closes it on the way.
 const END_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -164,7 +168,9 @@ impl Instance {
 
     /// Asks QEMU to end, and its gateway, which has no use without it.
     pub(super) fn terminate(&self) -> io::Result<()> {
-        self.gateway.as_ref().map_or(Ok(()), Gateway::terminate)?;
+        if let Some(gateway) = &self.gateway {
+            gateway.part();
+        }
         self.child.terminate()
     }
 
@@ -214,7 +220,7 @@ impl Instance {
 /// Confirms that a gateway is dead.
 async fn end_gateway(gateway: &mut Option<Gateway>) -> Result<(), TeardownError> {
     let Some(gateway) = gateway else { return Ok(()) };
-    match gateway.kill_and_reap(KILL_PATIENCE).await? {
+    match gateway.end(PARTING_PATIENCE, KILL_PATIENCE).await? {
         Some(_ended) => Ok(()),
         None => Err(TeardownError::Undead { pid: gateway.pid() }),
     }

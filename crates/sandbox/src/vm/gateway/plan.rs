@@ -41,7 +41,14 @@ pub(in crate::vm) const LINK: wire::Network = wire::Network {
     gateway: link::GATEWAY.to_bits(),
     resolver: link::GATEWAY.to_bits(),
     mtu: link::MAX_MTU as u32,
+    card: number(link::GUEST_MAC),
+    gateway_card: number(link::GATEWAY_MAC),
 };
+
+/// An Ethernet address, as the wire has it.
+const fn number([a, b, c, d, e, f]: link::Mac) -> u64 {
+    u64::from_be_bytes([0, 0, a, b, c, d, e, f])
+}
 
 /// A gateway that can be started.
 #[derive(Debug)]

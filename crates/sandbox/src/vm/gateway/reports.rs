@@ -7,7 +7,7 @@ use exec_sandbox_gateway::{
     report::{MAX_LINE_BYTES, Report, ReportError, Reports},
 };
 use tokio::{
-    io::AsyncReadExt as _,
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::UnixStream,
     sync::{Notify, watch},
     time::{Instant, sleep, timeout},
@@ -30,6 +30,7 @@ const BETWEEN_LINES: Duration = Duration::from_secs(1);
 pub(in crate::vm) struct Listener {
     newest: watch::Receiver<Option<Report>>,
     question: Arc<Notify>,
+    farewell: Arc<Notify>,
 }
 
 /// The other end of it.
@@ -37,6 +38,7 @@ pub(in crate::vm) struct Listener {
 pub(super) struct Speaker {
     newest: watch::Sender<Option<Report>>,
     question: Arc<Notify>,
+    farewell: Arc<Notify>,
 }
 
 /// Why no more reports come.
@@ -52,8 +54,14 @@ impl Listener {
     /// Both ends.
     pub(super) fn pair() -> (Self, Speaker) {
         let (sender, newest) = watch::channel(None);
-        let question = Arc::<Notify>::default();
-        (Self { newest, question: Arc::clone(&question) }, Speaker { newest: sender, question })
+        let (question, farewell) = (Arc::<Notify>::default(), Arc::<Notify>::default());
+        let listener = Self { newest, question: Arc::clone(&question), farewell: Arc::clone(&farewell) };
+        (listener, Speaker { newest: sender, question, farewell })
+    }
+
+    /// Asks nothing any more: the gateway sees that, tells its last report, and ends.
+    pub(super) fn part(&self) {
+        self.farewell.notify_one();
     }
 
     /// Waits for the first report. Pends for ever if none will come.
@@ -85,9 +93,9 @@ impl Speaker {
     /// Reads until the gateway has nothing more to say.
     pub(super) async fn listen(self, mut channel: UnixStream, vm_id: String) -> Silence {
         let (mut reports, mut chunk) = (Reports::default(), vec![0; MAX_LINE_BYTES]);
-        let mut owes_answer = false;
+        let (mut owes_answer, mut is_parting) = (false, false);
         let mut log = Log { told: Refusals::default(), at: None };
-        loop {
+        let silence = loop {
             let read = tokio::select! {
                 () = self.question.notified() => {
                     // One that does not read what it is asked has enough to answer.
@@ -95,24 +103,35 @@ impl Speaker {
                     owes_answer = true;
                     continue;
                 }
+                () = self.farewell.notified() => {
+                    // One that is gone has said its last.
+                    let _ = channel.shutdown().await;
+                    is_parting = true;
+                    continue;
+                }
                 read = channel.read(&mut chunk) => read,
             };
             match newest(&mut reports, read, &chunk) {
                 Ok(Some(report)) => {
-                    log.tell(&vm_id, &report.refusals);
+                    log.tell(&vm_id, &report.refusals, false);
                     self.newest.send_replace(Some(report));
                 }
                 Ok(None) => {}
-                Err(None) => return Silence::Ended,
+                Err(None) => break Silence::Ended,
                 Err(Some(error)) => {
                     warn!(vm_id, error = &error as &dyn std::error::Error, "the gateway does not report");
-                    return Silence::Babbled;
+                    break Silence::Babbled;
                 }
             }
-            if !std::mem::take(&mut owes_answer) {
+            // Whoever parts waits for the last report, and not for long.
+            if !std::mem::take(&mut owes_answer) && !is_parting {
                 sleep(PACE).await;
             }
+        };
+        if let Some(last) = &*self.newest.borrow() {
+            log.tell(&vm_id, &last.refusals, true);
         }
+        silence
     }
 }
 
@@ -130,9 +149,10 @@ struct Log {
 }
 
 impl Log {
-    fn tell(&mut self, vm_id: &str, refusals: &Refusals) {
+    /// Tells of refusals that it has not been told of, if it is time or the end.
+    fn tell(&mut self, vm_id: &str, refusals: &Refusals, is_end: bool) {
         let now = Instant::now();
-        if *refusals != self.told && self.at.is_none_or(|at| now - at >= BETWEEN_LINES) {
+        if *refusals != self.told && (is_end || self.at.is_none_or(|at| now - at >= BETWEEN_LINES)) {
             info!(vm_id, refusals = listed(refusals), "the gateway has refused");
             (self.told, self.at) = (refusals.clone(), Some(now));
         }
@@ -150,11 +170,8 @@ fn listed(refusals: &Refusals) -> String {
 mod tests {
     use std::io;
 
-    use exec_sandbox_gateway::report::VERSION;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        task::JoinHandle,
-    };
+    use exec_sandbox_gateway::{policy::Refusal, report::VERSION};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -190,6 +207,32 @@ mod tests {
         listener.clone().heard().await;
         let (report, is_answer) = listener.ask().await;
         assert_eq!((report.connections, is_answer), (7, false));
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_is_parted_from_sees_the_end_and_its_last_report_is_heard() {
+        let (listener, mut gateway, reader) = reading();
+        tell(&mut gateway, 1).await.expect("it is read");
+        listener.part();
+        assert_eq!(gateway.read(&mut [0]).await.expect("it is open"), 0, "nobody will ask any more");
+        tell(&mut gateway, 2).await.expect("it is still read");
+        drop(gateway);
+        assert_eq!(reader.await.expect("no panic"), Silence::Ended);
+        assert_eq!(listener.newest.borrow().as_ref().map(|report| report.connections), Some(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_log_is_told_at_its_pace_and_of_the_rest_at_the_end() {
+        let (mut log, mut refusals) = (Log { told: Refusals::default(), at: None }, Refusals::default());
+        let mut is_told = |refusals: &Refusals, is_end| {
+            log.tell("vm-1", refusals, is_end);
+            log.told == *refusals
+        };
+        refusals.count(Refusal::NotTls);
+        assert!(is_told(&refusals, false));
+        refusals.count(Refusal::NotTls);
+        assert!(!is_told(&refusals, false), "a guest does not fill the log");
+        assert!(is_told(&refusals, true));
     }
 
     #[tokio::test]

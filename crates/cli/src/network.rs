@@ -1,14 +1,14 @@
-//! What a run says of its VM's network, to whoever asks for it.
+//! What is said of a VM's network, to whoever asks for it.
 
 use exec_sandbox::{ExposedPort, Outcome};
 
 /// Where a port of a VM is reached.
-pub(super) fn address(port: &ExposedPort) -> String {
+pub(crate) fn address(port: &ExposedPort) -> String {
     format!("port {}/{} is reached at {}:{}", port.internal, port.protocol, port.host, port.external)
 }
 
 /// What the network refused, and what else is worth knowing about it.
-pub(super) fn notes(outcome: &Outcome) -> Vec<String> {
+pub(crate) fn notes(outcome: &Outcome) -> Vec<String> {
     let Some(network) = outcome.network else { return Vec::new() };
     let mut notes: Vec<String> = outcome
         .refusals

@@ -1,0 +1,96 @@
+//! What the servers of a test's internet have: an index of packages, a repository, and files beside them.
+
+use std::{
+    fs,
+    io::{self, BufRead as _, BufReader, Read, Write},
+    path::{Component, Path, PathBuf},
+    process::Command,
+};
+
+/// What the package, the repository and the file beside them say.
+pub(crate) const GREETING: &str = "good day from the allow-list";
+
+/// Answers the HTTP request that begins with `begun`: with a file below `site`, or with `said` where there is no site.
+pub(crate) fn answer(mut stream: impl Read + Write, begun: [u8; 5], site: Option<&Path>, said: &str) -> io::Result<()> {
+    let (mut line, mut header) = (String::from_utf8_lossy(&begun).into_owned(), String::new());
+    let mut request = BufReader::new(&mut stream);
+    request.read_line(&mut line)?;
+    while request.read_line(&mut header)? > 2 {
+        header.clear();
+    }
+    let path = line.split(' ').nth(1).unwrap_or_default();
+    let found = match site {
+        Some(site) => file(site, path).and_then(|file| fs::read(file).ok()),
+        None => Some(said.as_bytes().to_vec()),
+    };
+    let status = if found.is_some() { "200 OK" } else { "404 Not Found" };
+    let (body, kind) = (found.unwrap_or_default(), if path.ends_with('/') { "text/html" } else { "text/plain" });
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+    )?;
+    if line.starts_with("GET") { stream.write_all(&body) } else { Ok(()) }
+}
+
+/// The file below `site` that `path` means.
+fn file(site: &Path, path: &str) -> Option<PathBuf> {
+    let path = Path::new(path.split('?').next()?.trim_start_matches('/'));
+    let is_below = path.components().all(|component| matches!(component, Component::Normal(_)));
+    let file = site.join(path);
+    is_below.then(|| if file.is_dir() { file.join("index.html") } else { file })
+}
+
+/// Makes a site in `dir`: `simple/` is an index with the package `greeting`, whose file is at `files.<host>`; `greeting.git` is a
+/// repository with `greeting.txt`, which stands beside it, too.
+pub(crate) fn make(dir: &Path, host: &str) {
+    let wheel = "greeting-1.0-py3-none-any.whl";
+    let write = |path: &str, text: &str| {
+        let path = dir.join(path);
+        fs::create_dir_all(path.parent().expect("it is below")).expect("there is room");
+        fs::write(path, text).expect("there is room");
+    };
+    write("greeting.txt", &format!("{GREETING}\n"));
+    write("simple/greeting/index.html", &format!("<a href=\"https://files.{host}/{wheel}\">{wheel}</a>\n"));
+    write("wheel/greeting.py", &format!("WORDS = {GREETING:?}\n"));
+    let about = "wheel/greeting-1.0.dist-info";
+    write(&format!("{about}/METADATA"), "Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n");
+    write(
+        &format!("{about}/WHEEL"),
+        "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    );
+    let members = ["METADATA", "WHEEL", "RECORD"].map(|name| format!("greeting-1.0.dist-info/{name},,\n")).concat();
+    write(&format!("{about}/RECORD"), &format!("greeting.py,,\n{members}"));
+    let zip = format!("cd wheel && python3 -m zipfile --create ../{wheel} greeting.py greeting-1.0.dist-info");
+    shell(dir, &zip);
+    shell(
+        dir,
+        "git init --quiet clone && cp greeting.txt clone && cd clone && git add greeting.txt && \
+         git -c user.name=test -c user.email=test@localhost commit --quiet --message greeting && \
+         git clone --quiet --bare . ../greeting.git && git -C ../greeting.git update-server-info",
+    );
+}
+
+/// The host's pip as an archive of its package: the guest's image has none.
+pub(crate) fn pip() -> Vec<u8> {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let dir = dir.path();
+    let find = "import os, pip; print(os.path.dirname(pip.__file__))";
+    // Its compiled files are another Python's.
+    shell(
+        dir,
+        &format!(
+            "cp -r \"$(python3 -c '{find}')\" pip && find pip -name __pycache__ -prune -exec rm -r {{}} + && python3 -m zipfile --create pip.zip pip"
+        ),
+    );
+    fs::read(dir.join("pip.zip")).expect("it was made")
+}
+
+fn shell(dir: &Path, script: &str) {
+    let mut command = Command::new("sh");
+    command.args(["-ec", script]).current_dir(dir);
+    // What the user of this machine has configured is no matter of the test.
+    command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+    let output = command.output().expect("there is a shell");
+    assert!(output.status.success(), "{script}: {}", String::from_utf8_lossy(&output.stderr));
+}
