@@ -35,6 +35,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<Status, Failure> {
     match &args.command {
         BenchCommand::Cold(args) => runs::run(args, rung::COLD),
         BenchCommand::Restore(args) => runs::run(args, rung::RESTORE),
+        BenchCommand::Blank(args) => runs::run(args, rung::BLANK),
+        BenchCommand::Ready(args) => runs::run(args, rung::READY),
         BenchCommand::Concurrency(args) => concurrency::run(args),
         BenchCommand::Density(args) => density::run(args),
         BenchCommand::Idle(args) => idle::run(args),

@@ -21,7 +21,7 @@ const GIB: u64 = 1 << 30;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// More than a machine keeps busy, and each VM takes its memory.
-const MOST_WARM_POOL_SIZE: usize = 64;
+const MOST_POOL_SIZE: usize = 64;
 
 /// Least that snapshots may take: with less, each would be made in vain.
 const LEAST_SNAPSHOT_MAX_BYTES: u64 = 256 * MIB;
@@ -55,6 +55,9 @@ pub struct SchedulerConfig {
     /// VMs of each language that are kept ready, with the default memory and no network: at most 64. 0: none, and nothing is started
     /// ahead of need.
     pub warm_pool_size: usize,
+    /// QEMUs that are started and wait to be told whose guest they run, for what the ready VMs do not serve: at most 64. `None`: as many as
+    /// ready VMs of a language. Without snapshots there are none.
+    pub blank_pool_size: Option<usize>,
     /// Whether VMs start as copies of a guest that was saved when its interpreter was warm. If not, each is booted.
     pub snapshots: bool,
     /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
@@ -108,6 +111,7 @@ impl Default for SchedulerConfig {
             offline: false,
             cache_dir: None,
             warm_pool_size: 0,
+            blank_pool_size: None,
             snapshots: true,
             snapshot_dir: None,
             snapshot_max_bytes: 4 * GIB,
@@ -167,7 +171,8 @@ impl SchedulerConfig {
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
         check_range("snapshot_max_age", self.snapshot_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
         check_snapshot_bytes(self.snapshot_max_bytes)?;
-        check_pool(self.warm_pool_size)?;
+        check_pool("warm_pool_size", self.warm_pool_size)?;
+        check_pool("blank_pool_size", self.blank_pool_size.unwrap_or_default())?;
         check_resolvers(self.resolvers.as_deref())?;
         exceptions(&self.network_exceptions)?;
         let registries = Registries::configured(&self.registries, environment.registries.as_deref())?;
@@ -222,11 +227,11 @@ fn check_resolvers(resolvers: Option<&[SocketAddr]>) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidConfig, format!("resolvers must name 1 to {MAX_RESOLVERS} addresses")))
 }
 
-fn check_pool(size: usize) -> Result<(), Error> {
-    if size <= MOST_WARM_POOL_SIZE {
+fn check_pool(name: &str, size: usize) -> Result<(), Error> {
+    if size <= MOST_POOL_SIZE {
         return Ok(());
     }
-    let message = format!("warm_pool_size must be at most {MOST_WARM_POOL_SIZE}, not {size}");
+    let message = format!("{name} must be at most {MOST_POOL_SIZE}, not {size}");
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 

@@ -125,7 +125,9 @@ impl Host {
         };
         let bell = Arc::<Notify>::default();
         // Without snapshots there is nothing that a blank could be told.
-        let blanks = if snapshots.is_some() { settings.config.warm_pool_size } else { 0 };
+        let config = &settings.config;
+        let wanted = config.blank_pool_size.unwrap_or(config.warm_pool_size);
+        let blanks = if snapshots.is_some() { wanted } else { 0 };
         let has = |language: &Language| image.manifest().languages.contains_key(language.name());
         let languages: Vec<Language> = Language::ALL.into_iter().filter(has).collect();
         let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;

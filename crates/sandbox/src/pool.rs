@@ -52,7 +52,7 @@ impl Pool {
     /// Begins to fill a pool, unless the configuration wants none.
     pub(crate) fn start(common: &Common, admission: &Admission) -> Option<Arc<Self>> {
         let most = common.config.warm_pool_size;
-        if most == 0 {
+        if most == 0 && !common.host.blanks.are_lacking() {
             return None;
         }
         let (common, admission) = (common.clone(), admission.clone());

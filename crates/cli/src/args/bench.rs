@@ -20,6 +20,10 @@ pub(crate) enum BenchCommand {
     Cold(RunsArgs),
     /// Restored runs: the same in copies of a snapshot, which is made first
     Restore(RunsArgs),
+    /// The same in QEMUs that waited for their guests
+    Blank(RunsArgs),
+    /// The same in VMs that were up before
+    Ready(RunsArgs),
     /// Concurrency: restored runs per second with several in flight, and whether they leave anything behind
     Concurrency(ConcurrencyArgs),
     /// Density: memory of idle sessions, and what one more takes

@@ -1,5 +1,7 @@
 //! Rungs: where the guest of a measured run comes from, and how a run is brought to stand there.
 
+use std::time::Duration;
+
 use exec_sandbox::{Language, Origin, Outcome, RunRequest, Scheduler, SchedulerConfig};
 
 use super::{hello, said_hello};
@@ -26,6 +28,25 @@ pub(super) const COLD: Rung =
 pub(super) const RESTORE: Rung =
     Rung { name: "restore", origin: Origin::Snapshot, configure: |config| config.snapshots = true, rehearsals: 1 };
 
+/// Every VM is such a copy, in a QEMU that waited for its guest.
+pub(super) const BLANK: Rung = Rung {
+    name: "blank",
+    origin: Origin::Blank,
+    configure: |config| (config.snapshots, config.blank_pool_size) = (true, Some(1)),
+    rehearsals: 1,
+};
+
+/// Every VM was up before it was asked for.
+pub(super) const READY: Rung = Rung {
+    name: "ready",
+    origin: Origin::Ready,
+    configure: |config| (config.snapshots, config.warm_pool_size, config.blank_pool_size) = (true, 1, Some(0)),
+    rehearsals: 0,
+};
+
+/// How long a pool may take to have what the next run needs.
+const POOL_PATIENCE: Duration = Duration::from_secs(120);
+
 impl Rung {
     /// `config` with this as the highest rung.
     pub(super) fn config(self, mut config: SchedulerConfig) -> SchedulerConfig {
@@ -43,6 +64,7 @@ impl Rung {
 
     /// One run of a hello. One that stood elsewhere would be a figure of something else, so it is an error.
     pub(super) async fn sample(self, scheduler: &Scheduler, language: Language) -> Result<Outcome, Failure> {
+        scheduler.wait_pool_ready(POOL_PATIENCE).await?;
         let outcome = say_hello(scheduler, language).await?;
         self.check(language, outcome.timing.origin)?;
         Ok(outcome)

@@ -15,8 +15,9 @@ __builtins__ = dict(vars(__builtins__))  # for every function below
 import os
 import sys
 from _signal import setitimer
+from atexit import _run_exitfuncs as run_exit_functions
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from gc import collect
+from gc import collect, freeze
 from os import _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
 from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
@@ -123,6 +124,7 @@ class Interpreter:
         sys.argv = ["main.py"]
         sys.path[0] = HOME
         self.run("print(end='')", "<warm-up>")
+        freeze()
         self.say(b"ready\n", 1)
         while True:
             verb, token, argument = self.read_line().split(b" ", 2)
@@ -139,10 +141,28 @@ class Interpreter:
                 _exit(70)
             self.streams.flush()
             if verb == b"last":
-                return code
+                self.end(code)
             if getpid() != self.pid:
                 _exit(code)  # a copy that the program forked: the end of its program is the end of it
             self.say(b"\ndone %s %d\n" % (token, code), code)
+
+    def end(self, code):
+        """As at the end of a script: threads, exit functions, then what the program made. The interpreter itself is not taken apart: that
+        takes longer than most programs do, and nothing of it is the program's."""
+        try:
+            if "threading" in modules:
+                modules["threading"]._shutdown()
+            run_exit_functions()
+            names = self.main.__dict__
+            # In the order of the interpreter's own end: what is marked as private goes first.
+            for name in [*filter(is_private, names), *names]:
+                if name != "__builtins__":
+                    names[name] = None
+            collect()
+        except BaseException:
+            pass  # a program replaced what this stands on
+        self.streams.flush()
+        _exit(code)
 
     def leave(self):
         """In a forked copy: what it would read from the control socket is not meant for it."""
@@ -193,6 +213,8 @@ class Interpreter:
             chdir(place)
             # What refers to itself would outlive the rehearsal, and end in somebody's program.
             collect()
+            # What is loaded by now is no program's, so it need not be looked through when one's is collected.
+            freeze()
 
     def end_loop(self):
         if self.runner is not None:
@@ -234,11 +256,12 @@ class Interpreter:
 
     def make_whole(self):
         """Undoes what a program did to the interpreter and no later one can want."""
-        self.end_timers()
-        try:
-            self.streams.restore()
-        except BaseException:
-            pass  # even the hidden copies are closed: what is left is this program's
+        if self.executions > 1:  # before the first there was none
+            self.end_timers()
+            try:
+                self.streams.restore()
+            except BaseException:
+                pass  # even the hidden copies are closed: what is left is this program's
         modules["sys"], modules["builtins"], modules["__main__"] = sys, self.main.__builtins__, self.main
         # A module may have been uploaded since, within one tick of the directory's time stamp.
         sys.path_importer_cache.pop(HOME, None)
@@ -379,5 +402,8 @@ def identity(fd):
     return status.st_dev, status.st_ino
 
 
-code = Interpreter().serve()
-sys.exit(code)
+def is_private(name):
+    return isinstance(name, str) and name[:1] == "_" and name[1:2] != "_"
+
+
+Interpreter().serve()

@@ -184,6 +184,21 @@ fn functions_registered_with_atexit_run_after_the_last_program_and_not_before() 
 }
 
 #[test]
+fn what_the_last_program_leaves_ends_as_a_scripts_does() {
+    // A buffer that is not flushed, what refers to itself, and a name that is marked as private, which goes first.
+    let program = "class Noisy:\n    def __init__(self, name): self.name, self.me = name, self\n    def __del__(self): print(self.name)\n\
+                   class Plain:\n    def __del__(self): print('plain')\n\
+                   noisy, plain, _private = Noisy('cycle'), Plain(), Plain()\n_private.__class__ = type('Private', (), {'__del__': lambda self: print('private')})\n\
+                   buffer = open(1, 'w', closefd=False)\nbuffer.write('buffered\\n')";
+    let outcome = python().run_last(program);
+    let End::Died(status) = outcome.end else { panic!("it was reported") };
+    let mut lines: Vec<&str> = outcome.stdout.lines().collect();
+    assert_eq!((status.code(), lines.first()), (Some(0), Some(&"private")), "{}", outcome.stderr);
+    lines.sort_unstable();
+    assert_eq!(lines, ["buffered", "cycle", "plain", "private"], "{}", outcome.stderr);
+}
+
+#[test]
 fn workers_of_every_kind_run_what_the_program_defined() {
     let mut python = python();
     let define = "import multiprocessing\nclass Point:\n    def __init__(self, x): self.x = x\ndef double(p): return Point(2 * p.x)";
