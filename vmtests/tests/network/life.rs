@@ -40,6 +40,10 @@ async fn an_open_network_reaches_all_but_what_the_host_keeps_and_its_end_is_not_
     let (came, met) = online.attempt(&closed).await;
     assert!(came.starts_with("refused: ConnectionRefusedError") && met.is_empty(), "{came} {met:?}");
 
+    // Its neighbour is complete and stays: nobody on the link is asked for it.
+    let neighbours = online.run("print(open('/proc/net/arp').read().split()[-6:-2])").await;
+    assert_eq!(stdout(&neighbours), "['192.168.127.1', '0x1', '0x6', '02:00:c0:a8:7f:01']\n");
+
     let gateway = online.session.vm().gateway().expect("it has one");
     let ps = online.world.sbx().args(["ps", "--json"]).output().expect("it runs");
     let listed: serde_json::Value = serde_json::from_slice(&ps.stdout).expect("it is JSON");
