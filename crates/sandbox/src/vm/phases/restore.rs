@@ -17,8 +17,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{BootError, Connected, Failed, died, host_hello, prepare::memory_path};
-use crate::snapshot::Template;
+use super::{BootError, Connected, Failed, died, host_hello, lost, prepare::memory_path};
+use crate::{snapshot::Template, vm::monitor::MonitorError};
 
 /// How long a copy is given for its first answer, which comes within a tenth of a second on an idle machine. A guest that is dead says
 /// nothing, and a VM that boots takes its place.
@@ -49,12 +49,17 @@ impl Connected {
         self.channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
         let deadline: Instant = self.born.at + self.patience;
         let orders = self.instance.orders()?;
-        tokio::select! {
+        let answered = tokio::select! {
             biased;
-            () = wanted.closed() => Err(BootError::Abandoned),
-            () = sleep_until(deadline) => Err(BootError::TimedOut { patience: self.patience }),
-            answered = orders.give(commands, Some(state)) => Ok(answered.map(drop)?),
-            death = self.instance.death() => Err(died(&mut self.instance, death).await),
+            () = wanted.closed() => return Err(BootError::Abandoned),
+            () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: self.patience }),
+            answered = orders.give(commands, Some(state)) => answered,
+            death = self.instance.death() => return Err(died(&mut self.instance, death).await),
+        };
+        match answered {
+            Ok(_value) => Ok(()),
+            Err(error @ MonitorError::Closed) => Err(lost(&mut self.instance, error.into()).await),
+            Err(refused) => Err(refused.into()),
         }
     }
 }
