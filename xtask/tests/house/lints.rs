@@ -27,6 +27,7 @@ const UNSAFE_ROOMS: [&str; 21] = [
     "crates/sandbox/src/process/spawn.rs",
     "crates/sandbox/src/process/spawner.rs",
     "faults/src/bin/fake-qemu/descriptors.rs",
+    "faults/src/bin/fake-qemu/memory.rs",
     "faults/tests/suite/fork.rs",
 ];
 
