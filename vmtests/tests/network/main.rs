@@ -74,7 +74,11 @@ struct Online {
 impl Online {
     /// One whose VM is `spec`; the host's configuration excepts a private range, and one around the metadata address.
     async fn start(names: &[(&'static str, u8)], spec: VmSpec) -> Self {
-        let (world, internet) = (World::new(), Internet::start(names));
+        Self::start_in(World::new(), names, spec).await
+    }
+
+    async fn start_in(world: World, names: &[(&'static str, u8)], spec: VmSpec) -> Self {
+        let internet = Internet::start(names);
         let network_exceptions = ["10.88.0.0/16", "169.254.0.0/16"].map(|range| range.parse().expect("it is one"));
         let network_exceptions = network_exceptions.to_vec();
         let config = SchedulerConfig {
