@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
+    io::{self, Write as _},
     os::unix::fs::{FileExt as _, PermissionsExt as _},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -282,7 +283,8 @@ async fn copies(count: u32) {
     assert!(grown < 10_000_000, "{grown} bytes of memory are left after {count} VMs");
     times.sort();
     let of = |percent: usize| times[(times.len() - 1) * percent / 100].as_millis();
-    println!(
+    let _ = writeln!(
+        io::stderr(),
         "{count} copies: {} ms at best, {} ms in the middle, {} ms at the 95th percentile, {} ms at worst; {grown} bytes more",
         of(0),
         of(50),
