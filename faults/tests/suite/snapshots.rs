@@ -77,7 +77,7 @@ impl Saving {
     }
 
     /// Proves that VMs of another sort are saved and copied, and that nothing is left, in the process or in the store.
-    async fn end(self) {
+    async fn end(self) -> World {
         let Self { world, scheduler, before } = self;
         serves(&scheduler).await;
         serves(&scheduler).await;
@@ -91,6 +91,7 @@ impl Saving {
             let links = store.join("memories").join(&name).metadata().expect("it is there").nlink();
             assert_eq!(links, 2, "{name} is nobody's memory");
         }
+        world
     }
 }
 
@@ -255,7 +256,7 @@ async fn a_disk_that_is_full_while_the_memory_is_copied_leaves_no_draft_and_the_
     drop(scheduler);
     let store = snapshot_dir(&world);
     // The memory and 4 MiB are asked for ahead, and then somebody else takes them.
-    let Some(_small) = Small::mount(&store, c"size=140m,mode=0700") else { return };
+    let Some(small) = Small::mount(&store, c"size=140m,mode=0700") else { return };
     let scheduler = Saving::scheduler(&world).await;
     let saving = Saving { world, scheduler, before };
     let steps =
@@ -282,7 +283,10 @@ async fn a_disk_that_is_full_while_the_memory_is_copied_leaves_no_draft_and_the_
     fs::remove_file(filler).expect("it is there");
     saving.donates().await;
     saving.copies().await;
-    saving.end().await;
+    let world = saving.end().await;
+    // It cannot be removed while something is mounted in it.
+    drop(small);
+    drop(world);
 }
 
 #[tokio::test]
