@@ -62,6 +62,7 @@ class Outcome(TypedDict):
     stdout: bytes
     stderr: bytes
     vm_id: str
+    is_copy: bool
     admission: float
     prepare: float
     spawn: float
@@ -78,8 +79,9 @@ class Outcome(TypedDict):
     exposed_ports: list[tuple[int, int, str, str]]
 
 class Boot(TypedDict):
-    """How long a VM took to come up, in seconds."""
+    """How a VM came up, and how long it took, in seconds."""
 
+    is_copy: bool
     admission: float
     prepare: float
     spawn: float

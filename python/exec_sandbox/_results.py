@@ -14,7 +14,7 @@ _MIB = 1024 * 1024
 
 def of_run(outcome: _native.Outcome) -> ExecutionResult:
     """The result of a program in a VM of its own."""
-    spawn, guest_wait = outcome["spawn"], outcome["guest_wait"]
+    spawn, guest_wait, is_copy = outcome["spawn"], outcome["guest_wait"], outcome["is_copy"]
     timing = TimingBreakdown(
         setup_ms=_ms(outcome["prepare"]),
         boot_ms=_ms(spawn + guest_wait),
@@ -23,10 +23,11 @@ def of_run(outcome: _native.Outcome) -> ExecutionResult:
         admission_ms=_ms(outcome["admission"]),
         gvproxy_start_ms=_optional_ms(outcome["gateway_start"]),
         qemu_fork_ms=_ms(spawn),
-        guest_wait_ms=_ms(guest_wait),
+        l1_restore_ms=_ms(guest_wait) if is_copy else None,
+        guest_wait_ms=None if is_copy else _ms(guest_wait),
         teardown_ms=_ms(outcome["teardown"]),
     )
-    return _result(outcome, timing)
+    return _result(outcome, timing, l1_cache_hit=is_copy)
 
 
 def of_exec(outcome: _native.Outcome) -> ExecutionResult:
@@ -54,7 +55,7 @@ def of_ports(ports: list[tuple[int, int, str, str]]) -> list[ExposedPort]:
     ]
 
 
-def _result(outcome: _native.Outcome, timing: TimingBreakdown) -> ExecutionResult:
+def _result(outcome: _native.Outcome, timing: TimingBreakdown, *, l1_cache_hit: bool = False) -> ExecutionResult:
     start, process, peak = outcome["interpreter_start"], outcome["process"], outcome["qemu_memory_peak_bytes"]
     return ExecutionResult(
         stdout=outcome["stdout"].decode("utf-8", "replace"),
@@ -66,6 +67,7 @@ def _result(outcome: _native.Outcome, timing: TimingBreakdown) -> ExecutionResul
         external_cpu_time_ms=_optional_ms(outcome["qemu_cpu"]),
         external_memory_peak_mb=None if peak is None else round(peak / _MIB),
         timing=timing,
+        l1_cache_hit=l1_cache_hit,
         exposed_ports=of_ports(outcome["exposed_ports"]),
         refusals=outcome["refusals"],
     )

@@ -65,13 +65,13 @@ class TimingBreakdown(BaseModel):
     total_ms: int = Field(description="All of the call.")
     admission_ms: int | None = Field(default=None, description="Waiting for memory and a processor.")
     connect_ms: int | None = Field(default=None, description="Connecting to the agent.")
-    l1_restore_ms: int | None = Field(default=None, description="Restoring a snapshot of memory.")
+    l1_restore_ms: int | None = Field(default=None, description="Of boot, if a snapshot was restored: that.")
     teardown_ms: int | None = Field(default=None, description="Until the VM was confirmed dead.")
     overlay_ms: int | None = Field(default=None, description="Of setup: the disk.")
     qemu_cmd_build_ms: int | None = Field(default=None, description="Of setup: QEMU's arguments.")
     gvproxy_start_ms: int | None = Field(default=None, description="Of setup: the network gateway.")
     qemu_fork_ms: int | None = Field(default=None, description="Of boot: starting QEMU's process.")
-    guest_wait_ms: int | None = Field(default=None, description="Of boot: waiting for the agent.")
+    guest_wait_ms: int | None = Field(default=None, description="Of boot, if none was restored: waiting for the agent.")
     boot_retries: int = Field(default=0, description="Boots that failed before the one that did not.")
 
 

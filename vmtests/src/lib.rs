@@ -22,6 +22,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct World {
     run_dir: tempfile::TempDir,
+    /// Where its snapshots are, if they are not those of all tests.
+    snapshots: Option<tempfile::TempDir>,
 }
 
 impl World {
@@ -32,7 +34,26 @@ impl World {
     #[must_use]
     pub fn new() -> Self {
         // Short: the path of a socket in it has 108 bytes.
-        Self { run_dir: tempfile::Builder::new().prefix("sbx-").tempdir_in("/tmp").expect("a temporary directory") }
+        let run_dir = tempfile::Builder::new().prefix("sbx-").tempdir_in("/tmp").expect("a temporary directory");
+        Self { run_dir, snapshots: None }
+    }
+
+    /// A new world without snapshots, whose own are found by nobody else: its first VM boots and is saved.
+    ///
+    /// # Panics
+    /// There is no room for a temporary directory.
+    #[must_use]
+    pub fn without_snapshots() -> Self {
+        Self { snapshots: Some(tempfile::tempdir().expect("a temporary directory")), ..Self::new() }
+    }
+
+    /// Where the snapshots are that only this world has.
+    ///
+    /// # Panics
+    /// It shares those of all tests.
+    #[must_use]
+    pub fn snapshot_dir(&self) -> &Path {
+        self.snapshots.as_ref().expect("it has its own").path()
     }
 
     /// The run directory.
@@ -44,7 +65,8 @@ impl World {
     /// A configuration whose VMs belong to this world.
     #[must_use]
     pub fn config(&self) -> SchedulerConfig {
-        SchedulerConfig { run_dir: Some(self.run_dir().into()), ..SchedulerConfig::default() }
+        let snapshot_dir = self.snapshots.as_ref().map(|dir| dir.path().into());
+        SchedulerConfig { run_dir: Some(self.run_dir().into()), snapshot_dir, ..SchedulerConfig::default() }
     }
 
     /// The same for VMs with a network: it names the gateway that was built, if the environment names no other.

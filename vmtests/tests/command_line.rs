@@ -86,6 +86,7 @@ fn json_is_one_object_that_tells_what_was_measured() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it is JSON");
     assert_eq!((&json["exit_code"], &json["stdout"]), (&0.into(), &"hi\n".into()));
     assert!(json["timing"]["total_ms"].as_f64().is_some_and(|total| total > 0.0), "{json}");
+    assert!(["cold", "snapshot"].iter().any(|origin| json["timing"]["origin"] == *origin), "{json}");
     let id = json["vm_id"].as_str().expect("it is text");
     world.assert_empty([id]);
 }
@@ -380,6 +381,7 @@ fn a_download_of_what_is_not_there_fails_by_name_and_keeps_what_the_program_said
     assert!(json["timing"]["teardown_ms"].as_f64().is_some_and(|teardown| teardown > 0.0), "{json}");
     let phases = ["admission_ms", "prepare_ms", "spawn_ms", "guest_wait_ms", "execute_ms", "teardown_ms"];
     let phases: f64 = phases.iter().map(|phase| json["timing"][phase].as_f64().expect("it was measured")).sum();
+    let phases = phases + json["timing"]["snapshot_ms"].as_f64().unwrap_or(0.0);
     let total = json["timing"]["total_ms"].as_f64().expect("it was measured");
     assert!(phases <= total && json["timing"]["guest_wait_ms"].as_f64() > Some(0.0), "{json}");
     world.assert_empty([json["vm_id"].as_str().expect("it is text")]);

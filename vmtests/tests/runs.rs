@@ -5,14 +5,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use exec_sandbox::{ErrorKind, Exit, Language, Output, RunRequest, Scheduler, SchedulerConfig};
+use exec_sandbox::{ErrorKind, Exit, Language, Origin, Output, RunRequest, Scheduler, SchedulerConfig};
 use tokio::sync::mpsc;
 use vmtests::{World, processes, run, stderr, stdout};
 
 #[tokio::test]
 async fn every_language_runs_in_a_kernel_of_its_own() {
     let world = World::new();
-    let scheduler = world.scheduler().await;
+    // Each is booted, whatever snapshots there are.
+    let cold = SchedulerConfig { snapshots: false, ..world.config() };
+    let scheduler = Scheduler::start(cold).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()));
     let host_kernel = rustix::system::uname().release().to_string_lossy().into_owned();
     let programs = [
         (Language::Python, "import platform\nprint(platform.release())"),
@@ -24,6 +26,7 @@ async fn every_language_runs_in_a_kernel_of_its_own() {
         assert_eq!((outcome.exit, stderr(&outcome).as_str()), (Exit::Code(0), ""), "{language}");
         assert_eq!(stdout(&outcome).trim(), scheduler.facts().kernel_version, "{language}");
         assert_ne!(stdout(&outcome).trim(), host_kernel, "{language}");
+        assert_eq!(outcome.timing.origin, Origin::Cold, "{language}");
     }
     scheduler.close().await.expect("nothing is left");
 }
@@ -234,7 +237,12 @@ async fn closing_the_scheduler_ends_what_still_runs_and_what_still_waits() {
 
 #[tokio::test]
 async fn runs_leave_no_descriptor_no_task_and_no_thread_behind() {
-    let world = World::new();
+    let world = World::without_snapshots();
+    // It ends when its snapshot is written down, so that nothing is written while others are counted.
+    let first = world.scheduler().await;
+    run(&world, &first, Language::Raw, "true").await;
+    first.close().await.expect("nothing is left");
+    drop(first);
     let scheduler = world.scheduler().await;
     let entries = |dir: &str| std::fs::read_dir(dir).expect("/proc can be read").count();
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -246,7 +254,7 @@ async fn runs_leave_no_descriptor_no_task_and_no_thread_behind() {
     for number in 0..10 {
         let (sender, mut output) = mpsc::channel(16);
         let listen = async { while output.recv().await.is_some() {} };
-        // Every other with a boot log, which has a descriptor and a task more.
+        // Every other with a boot log, which has a descriptor and a task more, and boots.
         request.boot_log = number % 2 == 0;
         let (outcome, ()) = tokio::join!(scheduler.run_streaming(request.clone(), sender), listen);
         world.assert_empty([&outcome.expect("it runs").vm_id]);
@@ -264,7 +272,12 @@ async fn measured_times_add_up_and_what_was_not_measured_is_absent() {
     let silent = run(&world, &scheduler, Language::Raw, "true").await;
     assert_eq!(silent.timing.first_output, None);
     let timing = run(&world, &scheduler, Language::Raw, "echo hi").await.timing;
-    let phases = timing.admission + timing.prepare + timing.boot() + timing.execute + timing.teardown;
+    let phases = timing.admission
+        + timing.prepare
+        + timing.boot()
+        + timing.snapshot.unwrap_or_default()
+        + timing.execute
+        + timing.teardown;
     assert!(phases <= timing.total, "{timing:?}");
     assert!(timing.total - phases < timing.total / 4, "the phases leave little out: {timing:?}");
     assert!(timing.first_output.expect("it wrote") < timing.total);

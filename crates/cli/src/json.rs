@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Duration};
 
-use exec_sandbox::{Exit, ExposedPort, Language, NetworkUsage, Outcome, Timing, Usage};
+use exec_sandbox::{Exit, ExposedPort, Language, NetworkUsage, Origin, Outcome, Timing, Usage};
 use serde::Serialize;
 
 use crate::failure::Explanation;
@@ -41,11 +41,13 @@ pub(crate) struct Failed<'a> {
 /// [`Timing`] in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct TimingMs {
+    origin: &'static str,
     admission_ms: f64,
     prepare_ms: f64,
     gateway_start_ms: Option<f64>,
     spawn_ms: f64,
     guest_wait_ms: f64,
+    snapshot_ms: Option<f64>,
     execute_ms: f64,
     teardown_ms: f64,
     total_ms: f64,
@@ -111,11 +113,13 @@ impl<'a> Ran<'a> {
 impl From<&Timing> for TimingMs {
     fn from(timing: &Timing) -> Self {
         Self {
+            origin: origin(timing.origin),
             admission_ms: ms(timing.admission),
             prepare_ms: ms(timing.prepare),
             gateway_start_ms: timing.gateway_start.map(ms),
             spawn_ms: ms(timing.spawn),
             guest_wait_ms: ms(timing.guest_wait),
+            snapshot_ms: timing.snapshot.map(ms),
             execute_ms: ms(timing.execute),
             teardown_ms: ms(timing.teardown),
             total_ms: ms(timing.total),
@@ -163,6 +167,13 @@ pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
 }
 
+fn origin(origin: Origin) -> &'static str {
+    match origin {
+        Origin::Snapshot => "snapshot",
+        _ => "cold",
+    }
+}
+
 fn end_of(exit: Exit) -> &'static str {
     match exit {
         Exit::Code(_) => "exited",
@@ -188,7 +199,7 @@ mod tests {
         let usage = serde_json::to_value(UsageFigures::from(&Usage::default())).expect("it is JSON");
         assert!(usage.as_object().expect("it is an object").values().all(serde_json::Value::is_null), "{usage}");
         let timing = serde_json::to_value(TimingMs::from(&Timing::default())).expect("it is JSON");
-        assert!(timing["first_output_ms"].is_null(), "{timing}");
+        assert!(timing["first_output_ms"].is_null() && timing["snapshot_ms"].is_null(), "{timing}");
     }
 
     #[test]

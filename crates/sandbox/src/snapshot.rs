@@ -143,7 +143,9 @@ impl Store {
                 self.refused().insert(*key);
             }
         }
-        tidy::thin_out(&dir);
+        if tidy::thin_out(&dir) > 0 {
+            memories::sweep(&self.memories_dir());
+        }
     }
 
     /// Removes what is over the limits and what processes have left that are gone. Safe beside others that use the store.

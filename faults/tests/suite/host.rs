@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// A small file system, there until it is dropped.
-struct Small(PathBuf);
+pub(crate) struct Small(PathBuf);
 
 impl Small {
     /// Mounts one at `path`. `None`, and a word about it, for a user who may not.
-    fn mount(path: &Path, options: &CStr) -> Option<Self> {
+    pub(crate) fn mount(path: &Path, options: &CStr) -> Option<Self> {
         fs::create_dir_all(path).expect("it can be made");
         match mount("faults", path, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, options) {
             Ok(()) => Some(Self(path.into())),

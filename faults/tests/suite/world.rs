@@ -80,11 +80,20 @@ impl World {
     pub(crate) fn install(&self, scenes: &[(u32, &[&str])]) {
         let mut text = String::new();
         for (memory_mib, steps) in scenes {
-            for line in [&*format!("[{memory_mib}]")].iter().chain(*steps) {
-                writeln!(text, "{line}").expect("a string takes all");
-            }
+            write_scene(&mut text, &memory_mib.to_string(), steps);
         }
-        let appendix = Scenes::appendix(&text).unwrap_or_else(|error| panic!("{error}"));
+        self.install_text(&text);
+    }
+
+    /// The same with a scene for one life of the VMs that play scenes: `donor` or `copy`.
+    pub(crate) fn install_for(&self, life: &str, steps: &[&str]) {
+        let mut text = String::new();
+        write_scene(&mut text, &format!("{FAULTY_MIB} {life}"), steps);
+        self.install_text(&text);
+    }
+
+    fn install_text(&self, text: &str) {
+        let appendix = Scenes::appendix(text).unwrap_or_else(|error| panic!("{error}"));
         let mut program = fs::read(FAKE_QEMU).expect("it has been built");
         program.extend_from_slice(appendix.as_bytes());
         self.replace_program(&program, 0o755);
@@ -129,6 +138,8 @@ impl World {
             memory_overcommit_ratio: 10.0,
             host_cpu_reserve_cores: 0.0,
             cpu_overcommit_ratio: 20.0,
+            // A scene is about one QEMU; those about snapshots ask for them.
+            snapshots: false,
             ..SchedulerConfig::default()
         }
     }
@@ -285,6 +296,12 @@ pub(crate) fn chain(error: &Error) -> String {
         cause = error.source();
     }
     text
+}
+
+fn write_scene(text: &mut String, title: &str, steps: &[&str]) {
+    for line in [&*format!("[{title}]")].iter().chain(steps) {
+        writeln!(text, "{line}").expect("a string takes all");
+    }
 }
 
 /// An image that nothing boots.

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use exec_sandbox::{Language, NetworkPolicy, Refusal, VmManager, VmSpec};
+use exec_sandbox::{Language, NetworkPolicy, Origin, Refusal, SessionRequest, VmManager, VmSpec};
 use rustix::process::{Signal, pidfd_send_signal};
 use vmtests::{World, processes, stdout, wait_for};
 
@@ -56,6 +56,25 @@ async fn an_open_network_reaches_all_but_what_the_host_keeps_and_its_end_is_not_
     let outcome = online.run("attempt(tls, 'good.example', 'good.example')\nprint(6 * 7)").await;
     assert!(stdout(&outcome).starts_with("refused") && stdout(&outcome).ends_with("\n42\n"), "{outcome:?}");
     assert!(outcome.network.is_some_and(|network| !network.is_up), "{:?}", outcome.network);
+    online.end().await;
+}
+
+#[tokio::test]
+async fn a_copy_of_a_guest_with_a_card_has_a_network_of_its_own() {
+    let spec = python(NetworkPolicy::AllowList(vec!["good.example".into()]));
+    let mut online = Online::start_in(World::without_snapshots(), &[("good.example", 1)], spec.clone()).await;
+    assert_eq!(online.session.vm().boot_timing().origin, Origin::Cold);
+    let copy = online.scheduler.session(SessionRequest { vm: spec, idle_timeout: None }).await.expect("it is restored");
+    assert_eq!(copy.vm().boot_timing().origin, Origin::Snapshot);
+    let donor = std::mem::replace(&mut online.session, copy);
+    online.prepare().await;
+    online.reaches("tls, 'good.example', 'good.example'", "this is good.example").await;
+    online.is_refused("socket.gethostbyname, 'other.example'", "name_not_allowed").await;
+    // The other one still has its own.
+    let copy = std::mem::replace(&mut online.session, donor);
+    online.prepare().await;
+    online.reaches("tls, 'good.example', 'good.example'", "this is good.example").await;
+    copy.close().await.expect("it dies");
     online.end().await;
 }
 

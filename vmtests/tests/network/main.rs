@@ -84,12 +84,16 @@ struct Online {
 impl Online {
     /// One whose VM is `spec`; the host's configuration excepts a private range, and one around the metadata address.
     async fn start(names: &[(&'static str, u8)], spec: VmSpec) -> Self {
-        Self::within(Internet::start(names), spec, &["10.88.0.0/16", "169.254.0.0/16"]).await
+        Self::start_in(World::new(), names, spec).await
+    }
+
+    /// The same in a world that is there.
+    async fn start_in(world: World, names: &[(&'static str, u8)], spec: VmSpec) -> Self {
+        Self::within(world, Internet::start(names), spec, &["10.88.0.0/16", "169.254.0.0/16"]).await
     }
 
     /// One in `internet`, the host's configuration excepting these ranges.
-    async fn within(internet: Internet, spec: VmSpec, exceptions: &[&str]) -> Self {
-        let world = World::new();
+    async fn within(world: World, internet: Internet, spec: VmSpec, exceptions: &[&str]) -> Self {
         let config = SchedulerConfig {
             network_exceptions: exceptions.iter().map(|range| range.parse().expect("it is one")).collect(),
             resolvers: Some(vec![internet.resolver]),

@@ -125,7 +125,7 @@ const LIMITED: [(&str, &str); 4] = [
 async fn what_a_program_may_not_do_is_refused_by_its_name_and_the_rest_goes_on() {
     let names = [("good.example", 1), ("other.example", 2), ("many.example", 3)];
     let list = NetworkPolicy::AllowList(vec!["good.example".into(), "many.example".into()]);
-    let online = Online::within(Internet::start(&names), python(list), &[]).await;
+    let online = Online::within(World::new(), Internet::start(&names), python(list), &[]).await;
     online.prepare().await;
     let good = public(1);
     assert_eq!(online.attempt(&format!("GOOD = '{good}'\n{MORE_TRIES}")).await, (String::new(), vec![]));

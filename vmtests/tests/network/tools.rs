@@ -47,7 +47,7 @@ async fn online() -> Online {
     site::make(dir.path(), "good.example");
     let names = [("good.example", 1), ("other.example", 2)];
     let list = NetworkPolicy::AllowList(vec!["good.example".into()]);
-    let online = Online::within(Internet::serving(&names, Some(dir)), python(list), &[]).await;
+    let online = Online::within(World::new(), Internet::serving(&names, Some(dir)), python(list), &[]).await;
     online.prepare().await;
     assert_eq!(online.attempt(SHELL).await, (String::new(), vec![]));
     online

@@ -81,6 +81,7 @@ async fn in_vm(
         timing.admission += booted.admission;
         (timing.prepare, timing.gateway_start) = (booted.prepare, booted.gateway_start);
         (timing.spawn, timing.guest_wait) = (booted.spawn, booted.guest_wait);
+        (timing.origin, timing.snapshot) = (booted.origin, booted.snapshot);
         (timing.teardown, timing.total) = (dying.elapsed(), called.elapsed());
         if let Some(used) = used {
             usage.qemu_cpu = Some(used.cpu);

@@ -3,10 +3,11 @@
 //! ```text
 //! snapshot ── there is one ─▶ a copy of it ── it does not answer ─┐ set aside
 //!    └─ there is none ─▶ boot, saving one on the way ◀────────────┘
+//!                    │                 └─ it is dead of being saved ─┐
 //!                    └─ somebody else saves it, or nothing may be saved ─▶ boot
 //! ```
-//! A copy that fails costs its caller time and nothing else: none of his code has run. What would fail on every rung, as a machine out
-//! of descriptors, is told at once.
+//! A rung that fails costs its caller time and nothing else: none of his code has run. What would fail on every rung, as a machine out
+//! of descriptors or a guest that does not boot, is told at once.
 
 use std::{fs::File, io, sync::Arc};
 
@@ -146,7 +147,20 @@ impl<T> Climb<'_, T> {
         let mut timing = timing(begun, spawning.at, &ready, Origin::Cold);
         let saving = Instant::now();
         let (draft, place) = donation.into_parts();
-        let (ready, saved) = ready.donate(draft, memory, self.spec.language, self.wanted).await?;
+        let (ready, saved) = match ready.donate(draft, memory, self.spec.language, self.wanted).await {
+            // It had booted, so another one will.
+            Err(failed) if failed.error.is_the_guests() => {
+                warn!(
+                    vm_id = self.vm_id,
+                    error = &failed.error as &dyn std::error::Error,
+                    "a VM did not survive being saved"
+                );
+                clear_up(failed).await?;
+                drop(place);
+                return self.boot(begun).await;
+            }
+            donated => donated?,
+        };
         timing.snapshot = Some(saving.elapsed());
         match saved {
             Ok(draft) => place.publish(draft),
@@ -159,17 +173,12 @@ impl<T> Climb<'_, T> {
 
     /// A copy did not come to life: it is cleared up, and its template is not used again.
     async fn condemn(&self, template: &Template, failed: Failed) -> Result<(), Failed> {
-        let Failed { error, instance } = failed;
-        warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "a snapshot could not be restored");
+        let error = &failed.error;
+        warn!(vm_id = self.vm_id, error = error as &dyn std::error::Error, "a snapshot could not be restored");
         if let Some(shelf) = &self.host.snapshots {
-            shelf.condemn(template, &error).await;
+            shelf.condemn(template, error).await;
         }
-        let Some(mut instance) = instance else { return Ok(()) };
-        match instance.tear_down().await {
-            Ok(_used) => Ok(()),
-            // It is buried before anything else is made.
-            Err(_incomplete) => Err(Failed { error, instance: Some(instance) }),
-        }
+        clear_up(failed).await
     }
 
     async fn prepare(&self, life: Life) -> Result<Spawning, Failed> {
@@ -184,6 +193,17 @@ impl<T> Climb<'_, T> {
 struct Spawning {
     prepared: Prepared,
     at: Instant,
+}
+
+/// Takes away what is left of a VM that another is to take the place of.
+async fn clear_up(failed: Failed) -> Result<(), Failed> {
+    let Failed { error, instance } = failed;
+    let Some(mut instance) = instance else { return Ok(()) };
+    match instance.tear_down().await {
+        Ok(_used) => Ok(()),
+        // It is buried before anything else is made.
+        Err(_incomplete) => Err(Failed { error, instance: Some(instance) }),
+    }
 }
 
 fn nothing_yet(error: BootError) -> Failed {

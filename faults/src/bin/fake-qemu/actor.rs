@@ -5,8 +5,8 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead as _, BufReader, Write as _},
-    os::unix::net::{UnixListener, UnixStream},
+    io::{self, Read as _, Write as _},
+    os::unix::net::UnixListener,
     path::PathBuf,
     process::{Command, ExitCode},
 };
@@ -19,11 +19,14 @@ use exec_sandbox_wire::{
 use faults::{Amount, Step, Stream};
 use prost::Message as _;
 use rustix::process::{Signal, getpid, kill_process};
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     GRANDCHILD,
     descriptors::Descriptors,
+    memory,
+    monitor::Monitor,
     port::{self, Port},
 };
 
@@ -42,8 +45,10 @@ const WELL: Step =
 pub(crate) struct Actor {
     own_program: PathBuf,
     listener: Option<UnixListener>,
-    monitor: Option<UnixStream>,
+    monitor: Option<Monitor>,
     console: Option<File>,
+    /// The file that is the guest's memory, if there is one.
+    memory: Option<PathBuf>,
     port: Option<Port>,
     execution: Execution,
     /// What is said of a network that the host names; nothing is wrong with it if this is empty.
@@ -86,14 +91,15 @@ enum Next {
 }
 
 impl Actor {
-    pub(crate) fn new(own_program: PathBuf, handed_over: Descriptors) -> Self {
+    pub(crate) fn new(own_program: PathBuf, handed_over: Descriptors, memory: Option<PathBuf>) -> Self {
         let Descriptors { listener, monitor, console } = handed_over;
         let execution = Execution { op: 1, ..Execution::default() };
         Self {
             own_program,
             listener: Some(listener),
-            monitor: Some(monitor),
+            monitor: Some(Monitor::new(monitor)),
             console,
+            memory,
             port: None,
             execution,
             network_failure: String::new(),
@@ -126,7 +132,11 @@ impl Actor {
             }
             Step::IgnoreTerm => ignore_term()?,
             Step::Grandchild => drop(Command::new(&self.own_program).arg(GRANDCHILD).spawn()?),
-            Step::Greet | Step::Monitor(_) | Step::MonitorFlood(_) | Step::CloseMonitor => self.monitor(step)?,
+            Step::Greet | Step::Monitor(_) | Step::MonitorFlood(_) | Step::CloseMonitor => self.monitor_step(step)?,
+            Step::Answer(_) | Step::Decline(_) | Step::Migration(_) => self.answer(step)?,
+            Step::State(_) | Step::Load | Step::Memory(_) => self.state_step(step)?,
+            Step::Rehearse => self.rehearse()?,
+            Step::Save => self.save()?,
             Step::CloseListener => drop(self.listener.take()),
             Step::Accept => {
                 let listener = self.listener.as_ref().ok_or(PlayError::Missing("the listener is closed"))?;
@@ -141,6 +151,8 @@ impl Actor {
             },
             Step::AwaitExec => self.await_exec()?,
             Step::AwaitAck => self.await_ack()?,
+            Step::AwaitPing => while !matches!(self.port()?.hear()?, (_, HostMessage::Ping(_))) {},
+            Step::AwaitSeed => self.await_seed()?,
             Step::Hello(_)
             | Step::HalfHello
             | Step::Garbage(_)
@@ -158,20 +170,66 @@ impl Actor {
         Ok(Next::Step)
     }
 
-    fn monitor(&mut self, step: &Step) -> Result<(), PlayError> {
+    fn monitor_step(&mut self, step: &Step) -> Result<(), PlayError> {
         if *step == Step::CloseMonitor {
             self.monitor = None;
             return Ok(());
         }
-        let mut monitor = self.monitor.as_ref().ok_or(PlayError::Missing("the monitor is closed"))?;
+        let monitor = self.monitor()?;
         // A host that does not listen is no concern of a QEMU's.
         let _ = match step {
-            Step::Greet => greet(monitor),
-            Step::Monitor(text) => writeln!(monitor, "{text}"),
-            Step::MonitorFlood(bytes) => monitor.write_all(&vec![b'x'; *bytes]),
+            Step::Greet => monitor.greet(),
+            Step::Monitor(text) => monitor.say(text),
+            Step::MonitorFlood(bytes) => monitor.raw(&vec![b'x'; *bytes]),
             _ => Ok(()),
         };
         Ok(())
+    }
+
+    /// What answers the host's commands.
+    fn answer(&mut self, step: &Step) -> Result<(), PlayError> {
+        let monitor = self.monitor()?;
+        match step {
+            Step::Answer(times) => {
+                for _ in 0..*times {
+                    monitor.answer("return", &json!({}))?;
+                }
+            }
+            Step::Decline(why) => monitor.answer("error", &json!({ "class": "GenericError", "desc": why }))?,
+            Step::Migration(status) => monitor.answer("return", &json!({ "status": status }))?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What concerns the guest's state and memory.
+    fn state_step(&mut self, step: &Step) -> Result<(), PlayError> {
+        if let Step::Memory(bytes) = step {
+            let path = self.memory.as_ref().ok_or(PlayError::Missing("a memory"))?;
+            return Ok(memory::write(path, *bytes)?);
+        }
+        let mut descriptor = self.monitor()?.take_descriptor().ok_or(PlayError::Missing("a descriptor"))?;
+        match step {
+            // A host that does not want more of it is no concern of a QEMU's.
+            Step::State(bytes) => drop(descriptor.write_all(&vec![b'x'; *bytes])),
+            _ => drop(descriptor.read_to_end(&mut Vec::new())?),
+        }
+        Ok(())
+    }
+
+    fn rehearse(&mut self) -> Result<(), PlayError> {
+        self.await_exec()?;
+        self.execution_step(&Step::Write(Stream::Stdout, "ready".into()))?;
+        self.execution_step(&WELL)?;
+        self.await_ack()?;
+        self.step(&Step::AwaitPing).map(drop)
+    }
+
+    fn save(&mut self) -> Result<(), PlayError> {
+        self.answer(&Step::Answer(3))?;
+        self.state_step(&Step::State(100))?;
+        self.answer(&Step::Migration("completed".into()))?;
+        self.answer(&Step::Answer(1))
     }
 
     /// What concerns the connection.
@@ -311,6 +369,15 @@ impl Actor {
         Ok(())
     }
 
+    fn await_seed(&mut self) -> Result<(), PlayError> {
+        while !matches!(self.port()?.next()?, (_, HostMessage::Hello(hello)) if !hello.seed.is_empty()) {}
+        Ok(())
+    }
+
+    fn monitor(&mut self) -> Result<&mut Monitor, PlayError> {
+        self.monitor.as_mut().ok_or(PlayError::Missing("the monitor is closed"))
+    }
+
     fn port(&mut self) -> Result<&mut Port, PlayError> {
         self.port.as_mut().ok_or(PlayError::Missing("there is no connection"))
     }
@@ -330,17 +397,6 @@ pub(crate) fn hang() -> ! {
     loop {
         std::thread::park();
     }
-}
-
-/// The greeting, and the answer to the command that follows it.
-fn greet(mut monitor: &UnixStream) -> io::Result<()> {
-    let version = r#"{"qemu": {"micro": 0, "minor": 0, "major": 10}, "package": "fake"}"#;
-    writeln!(monitor, "{{\"QMP\": {{\"version\": {version}, \"capabilities\": []}}}}")?;
-    let mut command = String::new();
-    BufReader::new(monitor).read_line(&mut command)?;
-    // The id is the only number in the command.
-    let id: String = command.chars().filter(char::is_ascii_digit).collect();
-    writeln!(monitor, "{{\"return\": {{}}, \"id\": {id}}}")
 }
 
 fn hello(generation: u32) -> GuestMessage {

@@ -5,6 +5,8 @@
 
 mod actor;
 mod descriptors;
+mod memory;
+mod monitor;
 mod port;
 
 use std::{
@@ -15,7 +17,7 @@ use std::{
     process::ExitCode,
 };
 
-use faults::Scenes;
+use faults::{Life, Scenes};
 
 use actor::Actor;
 
@@ -71,8 +73,14 @@ fn play(args: &[impl AsRef<str>]) -> Result<ExitCode, Box<dyn std::error::Error>
         }
     }
     let descriptors = descriptors::handed_over(has_chardev(args, "id=console", "fd=5"))?;
-    let mut actor = Actor::new(own.into(), descriptors);
-    Ok(actor.play(&scenes.steps(memory_mib))?)
+    let memory = value("-object").and_then(|object| object.split_once("mem-path="));
+    let life = match memory {
+        Some(_) => Life::Donor,
+        None if args.iter().any(|arg| arg.as_ref() == "-preconfig") => Life::Copy,
+        None => Life::Boot,
+    };
+    let mut actor = Actor::new(own.into(), descriptors, memory.map(|(_options, path)| path.into()));
+    Ok(actor.play(&scenes.steps(memory_mib, life))?)
 }
 
 fn has_chardev(args: &[impl AsRef<str>], id: &str, fd: &str) -> bool {

@@ -39,16 +39,26 @@ impl Port {
     /// The next message of the host that is no ping; pings are answered.
     pub(crate) fn next(&mut self) -> io::Result<(u32, HostMessage)> {
         loop {
+            match self.hear()? {
+                (_, HostMessage::Ping(_)) => {}
+                message => return Ok(message),
+            }
+        }
+    }
+
+    /// The next message of the host. A ping has been answered.
+    pub(crate) fn hear(&mut self) -> io::Result<(u32, HostMessage)> {
+        loop {
             let Some(frame) = self.incoming.next_frame().map_err(io::Error::other)? else {
                 self.read()?;
                 continue;
             };
             let op = frame.op;
             let message = HostMessage::parse(frame).map_err(|error: MessageError| io::Error::other(error))?;
-            match message {
-                HostMessage::Ping(body) => self.say(op, GuestMessage::Pong(body))?,
-                message => return Ok((op, message)),
+            if let HostMessage::Ping(body) = &message {
+                self.say(op, GuestMessage::Pong(body.clone()))?;
             }
+            return Ok((op, message));
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
     sync::oneshot,
-    time::{Duration, Instant, sleep, sleep_until},
+    time::{Duration, Instant, sleep},
 };
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
@@ -33,7 +33,7 @@ const REHEARSAL_OP: u32 = 1;
 /// The operation of the question that follows it.
 const PING_OP: u32 = 2;
 
-/// How long a rehearsal may take, which starts an interpreter.
+/// How long a rehearsal may take, which starts an interpreter, unless a boot may take less.
 const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Largest state that is taken from a QEMU: a hundred times what one has.
@@ -42,7 +42,7 @@ const MAX_STATE_BYTES: u64 = 8 << 20;
 /// Between two looks at whether a state is saved, which takes a few milliseconds.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// How long saving may take.
+/// How long saving may take, unless a boot may take less; and so for letting the guest go on.
 const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why a guest was not saved. It goes on all the same.
@@ -54,14 +54,16 @@ pub(in crate::vm) enum DonationError {
     Monitor(#[from] MonitorError),
     #[error("QEMU could not save the guest, saying: {0}")]
     Failed(String),
-    #[error("the guest was not saved within {} s", SAVE_PATIENCE.as_secs())]
-    Overdue,
+    #[error("the guest was not saved within {} s", patience.as_secs_f64())]
+    Overdue { patience: Duration },
     #[error("taking the guest's state and memory")]
     Io(#[from] io::Error),
     #[error("its state is larger than {MAX_STATE_BYTES} bytes")]
     TooLarge,
     #[error("its agent cannot make a copy a machine of its own")]
     NotRenewed,
+    #[error("its state has no bytes")]
+    NoState,
 }
 
 impl Ready {
@@ -80,15 +82,11 @@ impl Ready {
             Err(error) => return Err(Failed { error, instance: Some(self.live.instance) }),
         };
         // Also after a failure: QEMU may have halted it.
-        let Self { live: Live { instance, mut channel, boot_id }, born, ready_at, patience } = self;
-        let goes_on = async {
-            instance.orders()?.give([qmp::Command::Continue], None).await?;
-            channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
-            Ok::<_, BootError>(())
-        };
-        if let Err(error) = goes_on.await {
-            return Err(Failed { error, instance: Some(instance) });
+        if let Err(error) = self.go_on(wanted).await {
+            return Err(Failed { error, instance: Some(self.live.instance) });
         }
+        let Self { live: Live { instance, channel, boot_id }, born, ready_at, patience } = self;
+        // How long it has been there says nothing about its answer.
         let deadline = Instant::now() + patience;
         let again = Connected { instance, born, channel, patience, deadline }.greet(wanted).await?;
         // An agent that has not become another here would not in a copy either.
@@ -96,17 +94,39 @@ impl Ready {
         Ok((Self { ready_at, ..again }, saved))
     }
 
+    /// Lets the guest go on as a machine of its own.
+    async fn go_on<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
+        let patience = self.patience.min(SAVE_PATIENCE);
+        let Live { instance, channel, .. } = &mut self.live;
+        let orders = instance.orders()?;
+        let answered = tokio::select! {
+            biased;
+            () = wanted.closed() => return Err(BootError::Abandoned),
+            // A QEMU that still owes an answer takes no other order.
+            () = sleep(patience) => return Err(BootError::TimedOut { patience }),
+            answered = orders.give([qmp::Command::Continue], None) => answered,
+            death = instance.death() => return Err(died(instance, death).await),
+        };
+        match answered {
+            Ok(_value) => {}
+            Err(error @ MonitorError::Closed) => return Err(lost(instance, error.into()).await),
+            Err(refused) => return Err(refused.into()),
+        }
+        channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
+        Ok(())
+    }
+
     async fn rehearse_unless_gone<T>(
         &mut self,
         language: Language,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<Result<(), String>, BootError> {
-        let deadline = Instant::now() + REHEARSAL_TIMEOUT;
+        let patience = self.patience.min(REHEARSAL_TIMEOUT);
         let Live { instance, channel, .. } = &mut self.live;
         let rehearsed = tokio::select! {
             biased;
             () = wanted.closed() => return Err(BootError::Abandoned),
-            () = sleep_until(deadline) => return Err(BootError::TimedOut { patience: REHEARSAL_TIMEOUT }),
+            () = sleep(patience) => return Err(BootError::TimedOut { patience }),
             rehearsed = rehearse(channel, language) => rehearsed,
             death = instance.death() => return Err(died(instance, death).await),
         };
@@ -123,7 +143,7 @@ impl Ready {
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let read = pipe::Receiver::from_owned_fd(read)?;
         let mut state = Vec::new();
-        let deadline = Instant::now() + SAVE_PATIENCE;
+        let patience = self.patience.min(SAVE_PATIENCE);
         let save = async {
             orders.give(qmp::save(), Some(write)).await?;
             // To its end, which is QEMU's closing of it.
@@ -139,7 +159,10 @@ impl Ready {
         };
         tokio::select! {
             saved = save => saved?,
-            () = sleep_until(deadline) => return Err(DonationError::Overdue),
+            () = sleep(patience) => return Err(DonationError::Overdue { patience }),
+        }
+        if state.is_empty() {
+            return Err(DonationError::NoState);
         }
         if state.len() as u64 > MAX_STATE_BYTES {
             return Err(DonationError::TooLarge);

@@ -17,8 +17,8 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{BootError, Connected, Failed, died, host_hello, prepare::memory_path};
-use crate::snapshot::Template;
+use super::{BootError, Connected, Failed, died, host_hello, lost, prepare::memory_path};
+use crate::{snapshot::Template, vm::monitor::MonitorError};
 
 /// Random bytes that make a copy a machine of its own.
 const SEED_BYTES: usize = 32;
@@ -46,12 +46,17 @@ impl Connected {
         // Queued before anything runs. It is read when the guest goes on.
         self.channel.send(&HostMessage::Hello(hello_of_a_copy()?).into_frame(CONNECTION_OP))?;
         let orders = self.instance.orders()?;
-        tokio::select! {
+        let answered = tokio::select! {
             biased;
-            () = wanted.closed() => Err(BootError::Abandoned),
-            () = sleep_until(self.deadline) => Err(BootError::TimedOut { patience: self.patience }),
-            answered = orders.give(commands, Some(state)) => Ok(answered.map(drop)?),
-            death = self.instance.death() => Err(died(&mut self.instance, death).await),
+            () = wanted.closed() => return Err(BootError::Abandoned),
+            () = sleep_until(self.deadline) => return Err(BootError::TimedOut { patience: self.patience }),
+            answered = orders.give(commands, Some(state)) => answered,
+            death = self.instance.death() => return Err(died(&mut self.instance, death).await),
+        };
+        match answered {
+            Ok(_value) => Ok(()),
+            Err(error @ MonitorError::Closed) => Err(lost(&mut self.instance, error.into()).await),
+            Err(refused) => Err(refused.into()),
         }
     }
 }
