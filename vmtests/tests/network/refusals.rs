@@ -5,6 +5,8 @@
 
 use exec_sandbox::NetworkPolicy;
 
+use vmtests::World;
+
 use crate::{
     Online,
     internet::{Internet, public},

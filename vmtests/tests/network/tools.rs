@@ -2,6 +2,8 @@
 
 use exec_sandbox::{NetworkPolicy, WriteOptions};
 
+use vmtests::World;
+
 use crate::{
     Online,
     internet::Internet,

@@ -344,7 +344,11 @@ function probe() {
 
 function finish(code) {
   const { isLast, rehearsal, token, path, saved } = running;
-  if (isLast) leave(code & 255);
+  if (isLast) {
+    // After the program's own listeners, and before Bun takes itself apart, which takes longer than most programs do.
+    on("exit", () => writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`));
+    leave(code & 255);
+  }
   try {
     if (rehearsal === undefined) keepDeclarations(running);
     running = null;

@@ -139,14 +139,16 @@ class Interpreter:
                 code = self.execute(argument, "main.py" if self.executions == 1 else "main-%d.py" % self.executions)
             else:
                 _exit(70)
-            self.streams.flush()
             if verb == b"last":
-                self.end(code)
+                self.end()
+            self.streams.flush()
             if getpid() != self.pid:
                 _exit(code)  # a copy that the program forked: the end of its program is the end of it
             self.say(b"\ndone %s %d\n" % (token, code), code)
+            if verb == b"last":
+                _exit(code)
 
-    def end(self, code):
+    def end(self):
         """As at the end of a script: threads, exit functions, then what the program made. The interpreter itself is not taken apart: that
         takes longer than most programs do, and nothing of it is the program's."""
         try:
@@ -161,8 +163,6 @@ class Interpreter:
             collect()
         except BaseException:
             pass  # a program replaced what this stands on
-        self.streams.flush()
-        _exit(code)
 
     def leave(self):
         """In a forked copy: what it would read from the control socket is not meant for it."""
