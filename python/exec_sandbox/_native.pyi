@@ -62,7 +62,7 @@ class Outcome(TypedDict):
     stdout: bytes
     stderr: bytes
     vm_id: str
-    is_copy: bool
+    origin: str
     admission: float
     prepare: float
     spawn: float
@@ -81,7 +81,7 @@ class Outcome(TypedDict):
 class Boot(TypedDict):
     """How a VM came up, and how long it took, in seconds."""
 
-    is_copy: bool
+    origin: str
     admission: float
     prepare: float
     spawn: float

@@ -11,10 +11,15 @@ if TYPE_CHECKING:
 
 _MIB = 1024 * 1024
 
+# Where guests come from. Of a snapshot it takes a restore, of a pool nothing.
+COLD = "cold"
+RESTORED = ("snapshot", "blank")
+READY = "ready"
+
 
 def of_run(outcome: _native.Outcome) -> ExecutionResult:
     """The result of a program in a VM of its own."""
-    spawn, guest_wait, is_copy = outcome["spawn"], outcome["guest_wait"], outcome["is_copy"]
+    spawn, guest_wait, is_restored = outcome["spawn"], outcome["guest_wait"], outcome["origin"] in RESTORED
     timing = TimingBreakdown(
         setup_ms=_ms(outcome["prepare"]),
         boot_ms=_ms(spawn + guest_wait),
@@ -23,11 +28,11 @@ def of_run(outcome: _native.Outcome) -> ExecutionResult:
         admission_ms=_ms(outcome["admission"]),
         gvproxy_start_ms=_optional_ms(outcome["gateway_start"]),
         qemu_fork_ms=_ms(spawn),
-        l1_restore_ms=_ms(guest_wait) if is_copy else None,
-        guest_wait_ms=None if is_copy else _ms(guest_wait),
+        l1_restore_ms=_ms(guest_wait) if is_restored else None,
+        guest_wait_ms=_ms(guest_wait) if outcome["origin"] == COLD else None,
         teardown_ms=_ms(outcome["teardown"]),
     )
-    return _result(outcome, timing, l1_cache_hit=is_copy)
+    return _result(outcome, timing, l1_cache_hit=is_restored, warm_pool_hit=outcome["origin"] == READY)
 
 
 def of_exec(outcome: _native.Outcome) -> ExecutionResult:
@@ -55,7 +60,9 @@ def of_ports(ports: list[tuple[int, int, str, str]]) -> list[ExposedPort]:
     ]
 
 
-def _result(outcome: _native.Outcome, timing: TimingBreakdown, *, l1_cache_hit: bool = False) -> ExecutionResult:
+def _result(
+    outcome: _native.Outcome, timing: TimingBreakdown, *, l1_cache_hit: bool = False, warm_pool_hit: bool = False
+) -> ExecutionResult:
     start, process, peak = outcome["interpreter_start"], outcome["process"], outcome["qemu_memory_peak_bytes"]
     return ExecutionResult(
         stdout=outcome["stdout"].decode("utf-8", "replace"),
@@ -68,6 +75,7 @@ def _result(outcome: _native.Outcome, timing: TimingBreakdown, *, l1_cache_hit: 
         external_memory_peak_mb=None if peak is None else round(peak / _MIB),
         timing=timing,
         l1_cache_hit=l1_cache_hit,
+        warm_pool_hit=warm_pool_hit,
         exposed_ports=of_ports(outcome["exposed_ports"]),
         refusals=outcome["refusals"],
     )

@@ -51,8 +51,8 @@ class QemuVM:
         self.gvproxy_start_ms = None if start is None else round(start * 1000)
         self.qemu_fork_ms = round(boot["spawn"] * 1000)
         guest_wait = round(boot["guest_wait"] * 1000)
-        self.l1_restore_ms = guest_wait if boot["is_copy"] else None
-        self.guest_wait_ms = None if boot["is_copy"] else guest_wait
+        self.l1_restore_ms = guest_wait if boot["origin"] in _results.RESTORED else None
+        self.guest_wait_ms = guest_wait if boot["origin"] == _results.COLD else None
 
     async def execute(
         self,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from exec_sandbox import ExecutionResult, Language, SandboxError, Scheduler, SchedulerConfig
+from exec_sandbox import ExecutionResult, Language, SandboxError, Scheduler, SchedulerConfig, VmBootTimeoutError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +38,18 @@ async def test_a_run_says_whether_its_vm_came_from_a_snapshot(tmp_path: Path) ->
     assert (restored.stdout, restored.l1_cache_hit, restored.timing.guest_wait_ms) == ("second\n", True, None)
     assert restored.timing.l1_restore_ms is not None
     assert restored.timing.l1_restore_ms <= restored.timing.boot_ms
+
+
+@pytest.mark.vm
+async def test_a_pool_has_vms_that_are_up() -> None:
+    async with Scheduler(SchedulerConfig(warm_pool_size=1)) as scheduler:
+        await scheduler.wait_pool_ready()
+        result = await scheduler.run("print('hello')", language="python")
+        assert (result.stdout, result.warm_pool_hit, result.l1_cache_hit) == ("hello\n", True, False)
+        timing = result.timing
+        assert (timing.boot_ms, timing.guest_wait_ms, timing.l1_restore_ms) == (0, None, None)
+        with pytest.raises(VmBootTimeoutError, match="waiting for the pool"):
+            await scheduler.wait_pool_ready(timeout=0)
 
 
 @pytest.mark.vm

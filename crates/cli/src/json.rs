@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap, net::IpAddr, time::Duration};
 
-use exec_sandbox::{Exit, ExposedPort, Language, NetworkUsage, Origin, Outcome, Timing, Usage};
+use exec_sandbox::{Exit, ExposedPort, Language, NetworkUsage, Outcome, Timing, Usage};
 use serde::Serialize;
 
 use crate::failure::Explanation;
@@ -113,7 +113,7 @@ impl<'a> Ran<'a> {
 impl From<&Timing> for TimingMs {
     fn from(timing: &Timing) -> Self {
         Self {
-            origin: origin(timing.origin),
+            origin: timing.origin.name(),
             admission_ms: ms(timing.admission),
             prepare_ms: ms(timing.prepare),
             gateway_start_ms: timing.gateway_start.map(ms),
@@ -165,13 +165,6 @@ fn port(port: &ExposedPort) -> PortEntry {
 /// Milliseconds with three decimals: no clock here is finer than a microsecond.
 pub(crate) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1_000_000.0).round() / 1000.0
-}
-
-fn origin(origin: Origin) -> &'static str {
-    match origin {
-        Origin::Snapshot => "snapshot",
-        _ => "cold",
-    }
 }
 
 fn end_of(exit: Exit) -> &'static str {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use exec_sandbox::{BootTiming, Exit, ExposedPort, Origin};
+use exec_sandbox::{BootTiming, Exit, ExposedPort};
 use pyo3::{prelude::*, types::PyBytes};
 
 /// A finished execution.
@@ -14,7 +14,7 @@ pub(crate) struct Outcome {
     stdout: Raw,
     stderr: Raw,
     vm_id: String,
-    is_copy: bool,
+    origin: &'static str,
     admission: f64,
     prepare: f64,
     spawn: f64,
@@ -37,7 +37,7 @@ pub(crate) type Port = (u16, u16, String, &'static str);
 /// How a VM came up.
 #[derive(IntoPyObject)]
 pub(crate) struct Boot {
-    is_copy: bool,
+    origin: &'static str,
     admission: f64,
     prepare: f64,
     spawn: f64,
@@ -58,7 +58,7 @@ impl From<exec_sandbox::Outcome> for Outcome {
             stdout: Raw(outcome.stdout),
             stderr: Raw(outcome.stderr),
             vm_id: outcome.vm_id,
-            is_copy: is_copy(timing.origin),
+            origin: timing.origin.name(),
             admission: timing.admission.as_secs_f64(),
             prepare: timing.prepare.as_secs_f64(),
             spawn: timing.spawn.as_secs_f64(),
@@ -80,7 +80,7 @@ impl From<exec_sandbox::Outcome> for Outcome {
 impl From<BootTiming> for Boot {
     fn from(timing: BootTiming) -> Self {
         Self {
-            is_copy: is_copy(timing.origin),
+            origin: timing.origin.name(),
             admission: timing.admission.as_secs_f64(),
             prepare: timing.prepare.as_secs_f64(),
             spawn: timing.spawn.as_secs_f64(),
@@ -93,11 +93,6 @@ impl From<BootTiming> for Boot {
 /// A port, as Python reads it.
 pub(crate) fn port(port: &ExposedPort) -> Port {
     (port.internal, port.external, port.host.to_string(), port.protocol.name())
-}
-
-/// Whether a guest was made of a snapshot of memory.
-fn is_copy(origin: Origin) -> bool {
-    matches!(origin, Origin::Snapshot)
 }
 
 fn ending(exit: Exit) -> &'static str {

@@ -103,6 +103,19 @@ pub enum Origin {
     Ready,
 }
 
+impl Origin {
+    /// Its name in JSON and in Python.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cold => "cold",
+            Self::Snapshot => "snapshot",
+            Self::Blank => "blank",
+            Self::Ready => "ready",
+        }
+    }
+}
+
 /// Where the time went. The phases do not overlap; what did not take place is `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -111,7 +124,7 @@ pub struct Timing {
     pub origin: Origin,
     /// Waiting for memory and CPU.
     pub admission: Duration,
-    /// From there to a VM that can be started: image found and verified, run directory and sockets made.
+    /// From there to a VM that can be started: image found and verified, run directory and sockets made. Of one that was ready, its answer.
     pub prepare: Duration,
     /// Starting the gateway's process, until it has been executed. `None`: the VM has no network.
     pub gateway_start: Option<Duration>,

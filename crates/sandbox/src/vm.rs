@@ -320,7 +320,7 @@ impl QemuVm {
             Ok(claimed) => claimed?,
             Err(_elapsed) => return Err(unreachable(&self.id)),
         }
-        self.booted = BootTiming { origin: Origin::Ready, guest_wait: asked.elapsed(), ..BootTiming::default() };
+        self.booted = BootTiming { origin: Origin::Ready, prepare: asked.elapsed(), ..BootTiming::default() };
         Ok(())
     }
 
