@@ -12,6 +12,7 @@ mod grave;
 mod inbox;
 mod instance;
 mod ladder;
+mod life;
 mod link;
 mod monitor;
 mod phases;
@@ -179,10 +180,8 @@ impl QemuVm {
         };
         let (booted, answer) = oneshot::channel();
         let host = Arc::clone(&common.host);
-        let (bell, supervised) = (
-            Arc::clone(&common.host.bell),
-            supervisor::supervise(host, (suggested.clone(), spec), permit, desk, booted),
-        );
+        let (bell, supervised) =
+            (Arc::clone(&common.host.bell), life::supervise(host, (suggested.clone(), spec), permit, desk, booted));
         common.alive.spawn(async move {
             supervised.await;
             bell.notify_one();

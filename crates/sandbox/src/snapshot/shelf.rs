@@ -9,12 +9,15 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
 use super::{Draft, Key, Parts, Store, StoreError, Template};
 use crate::Language;
+
+/// How long nobody tries to make a snapshot after that has failed, or after two in a row could not be restored: each try costs a caller time.
+const REST: Duration = Duration::from_secs(10 * 60);
 
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
@@ -26,8 +29,11 @@ pub(crate) struct Shelf {
     /// What all VMs of the host have in common.
     common: Parts,
     places: Mutex<HashMap<Key, Place>>,
-    /// What is written to the disk beside everything else.
+    /// When a snapshot was taken away last because a copy of it failed.
+    condemned: Mutex<HashMap<Key, Instant>>,
+    /// What is written to the disk beside everything else, and which of it is which snapshot.
     writing: TaskTracker,
+    written: Mutex<HashMap<Key, JoinHandle<()>>>,
 }
 
 /// What there is of one snapshot.
@@ -36,6 +42,8 @@ enum Place {
     There(Arc<Template>),
     /// It is looked for or made. Closed when that has come to an end.
     Coming(watch::Receiver<()>),
+    /// It is not tried before this time.
+    Resting(Instant),
 }
 
 /// What somebody who wants a VM may do.
@@ -75,7 +83,14 @@ pub(crate) struct Coming {
 impl Shelf {
     /// The snapshots in `store` of VMs that have `common` in common; machine, memory and language are each VM's own.
     pub(crate) fn new(store: Store, common: Parts) -> Self {
-        Self { store, common, places: Mutex::default(), writing: TaskTracker::new() }
+        Self {
+            store,
+            common,
+            places: Mutex::default(),
+            condemned: Mutex::default(),
+            writing: TaskTracker::new(),
+            written: Mutex::default(),
+        }
     }
 
     /// What a VM like `want` may be made of.
@@ -84,6 +99,7 @@ impl Shelf {
         let place = loop {
             match self.reserve(parts.key()) {
                 Reserved::There(template) => return Offer::Template(template),
+                Reserved::Nothing => return Offer::Nothing,
                 Reserved::Others(mut coming) => drop(coming.changed().await),
                 Reserved::Own(place) => break place,
             }
@@ -112,11 +128,23 @@ impl Shelf {
     pub(crate) async fn condemn(&self, template: &Template, why: &(dyn std::error::Error + Sync)) {
         let key = template.key();
         let is_this = |place: &Place| matches!(place, Place::There(there) if std::ptr::eq(&**there, template));
+        let is_again = {
+            let mut condemned = self.condemned.lock().unwrap_or_else(PoisonError::into_inner);
+            condemned.insert(key, Instant::now()).is_some_and(|last| last.elapsed() < REST)
+        };
         {
             let mut places = self.places();
             if places.get(&key).is_some_and(is_this) {
                 places.remove(&key);
             }
+            if is_again {
+                places.insert(key, Place::Resting(Instant::now() + REST));
+            }
+        }
+        // One that is still being written down would appear when it has been taken away.
+        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
+        if let Some(written) = written {
+            let _ = written.await;
         }
         let (store, why) = (self.store.clone(), why.to_string());
         let _ = tokio::task::spawn_blocking(move || store.quarantine(&key, &why)).await;
@@ -145,7 +173,8 @@ impl Shelf {
         match places.get(&key) {
             Some(Place::There(template)) => Reserved::There(Arc::clone(template)),
             Some(Place::Coming(coming)) => Reserved::Others(coming.clone()),
-            None => {
+            Some(Place::Resting(until)) if Instant::now() < *until => Reserved::Nothing,
+            Some(Place::Resting(_)) | None => {
                 let (waited_for, coming) = watch::channel(());
                 places.insert(key, Place::Coming(coming));
                 Reserved::Own(Coming { shelf: Arc::clone(self), key, _waited_for: waited_for })
@@ -174,14 +203,22 @@ impl Coming {
     /// Offers what was made to everyone in this process, and writes it down for others beside everything else.
     pub(crate) fn publish(self, draft: Draft) {
         let shelf = Arc::clone(&self.shelf);
-        match draft.template() {
-            Ok(template) => self.fill(template),
+        let template = match draft.template() {
+            Ok(template) => template,
             Err(error) => return warn!(%error, "a snapshot cannot be used"),
-        }
-        shelf.writing.spawn_blocking(move || match draft.publish() {
+        };
+        self.fill(Arc::clone(&template));
+        let key = template.key();
+        let written = shelf.writing.spawn_blocking(move || match draft.publish() {
             Ok(template) => info!(key = %template.key(), "saved a snapshot"),
             Err(error) => warn!(error = &error as &dyn std::error::Error, "a snapshot cannot be written down"),
         });
+        shelf.written.lock().unwrap_or_else(PoisonError::into_inner).insert(key, written);
+    }
+
+    /// Nothing came of it, and would not at once if it were tried again.
+    pub(crate) fn give_up(self) {
+        self.shelf.places().insert(self.key, Place::Resting(Instant::now() + REST));
     }
 
     fn fill(self, template: Arc<Template>) {
@@ -203,6 +240,8 @@ enum Reserved {
     There(Arc<Template>),
     /// Somebody fills it; an error is the end of that.
     Others(watch::Receiver<()>),
+    /// It stays empty for a while.
+    Nothing,
     Own(Coming),
 }
 
@@ -222,4 +261,76 @@ fn find_or_begin(store: &Store, parts: &Parts) -> Result<Found, StoreError> {
     }
     // It may have appeared just now.
     Ok(store.find(parts)?.map_or(Found::Nothing, Found::Template))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, task::Poll};
+
+    use super::{super::tests, *};
+
+    fn shelf(dir: &tempfile::TempDir) -> Arc<Shelf> {
+        Arc::new(Shelf::new(tests::store(dir), tests::parts("1")))
+    }
+
+    /// A machine as the parts of the tests have it.
+    fn want() -> Want {
+        let parts = tests::parts("1");
+        Want { machine: parts.machine, memory_mib: parts.memory_mib, language: Language::Python }
+    }
+
+    async fn donation(shelf: &Arc<Shelf>) -> (Draft, Coming) {
+        match shelf.offer(&want()).await {
+            Offer::Donation(donation) => donation.into_parts(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Whether somebody who asks now has to wait.
+    async fn waits(shelf: &Arc<Shelf>) -> bool {
+        let want = want();
+        let mut offer = std::pin::pin!(shelf.offer(&want));
+        std::future::poll_fn(|context| Poll::Ready(offer.as_mut().poll(context).is_pending())).await
+    }
+
+    #[tokio::test]
+    async fn whoever_wants_what_is_being_made_waits_and_is_given_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = shelf(&dir);
+        let (draft, place) = donation(&shelf).await;
+        assert!(waits(&shelf).await);
+        tests::fill(&draft);
+        place.publish(draft);
+        assert!(matches!(shelf.offer(&want()).await, Offer::Template(_)), "it is there before it is written down");
+        shelf.settle().await;
+        let other = Arc::new(Shelf::new(tests::store(&dir), tests::parts("1")));
+        assert!(matches!(other.offer(&want()).await, Offer::Template(_)), "another process finds it");
+    }
+
+    #[tokio::test]
+    async fn a_donation_that_is_dropped_is_the_next_ones_and_one_that_failed_is_nobodys_for_a_while() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = shelf(&dir);
+        let donated = donation(&shelf).await;
+        drop(donated);
+        let (draft, place) = donation(&shelf).await;
+        drop(draft);
+        place.give_up();
+        assert!(matches!(shelf.offer(&want()).await, Offer::Nothing));
+    }
+
+    #[tokio::test]
+    async fn a_snapshot_whose_copies_fail_is_made_anew_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let shelf = shelf(&dir);
+        for _ in 0..2 {
+            let (draft, place) = donation(&shelf).await;
+            tests::fill(&draft);
+            place.publish(draft);
+            let Offer::Template(template) = shelf.offer(&want()).await else { panic!("it is there") };
+            shelf.condemn(&template, &io::Error::other("no answer")).await;
+        }
+        assert!(matches!(shelf.offer(&want()).await, Offer::Nothing));
+        shelf.settle().await;
+    }
 }

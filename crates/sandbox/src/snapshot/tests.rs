@@ -26,7 +26,7 @@ const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_age: Duration::from_secs
 const PIECES: [(u64, &[u8]); 2] = [(4096, b"interpreter"), ((1 << 20) - 4, b"last")];
 
 /// Parts of a VM with a megabyte, of which `version` makes another one.
-fn parts(version: &str) -> Parts {
+pub(super) fn parts(version: &str) -> Parts {
     Parts {
         format: FORMAT,
         generation: 1,
@@ -44,7 +44,7 @@ fn parts(version: &str) -> Parts {
 }
 
 /// The store in `dir` as a process finds it that has just started.
-fn store(dir: &TempDir) -> Store {
+pub(super) fn store(dir: &TempDir) -> Store {
     Store::at(dir.path().join("snapshots"), LIMITS)
 }
 
@@ -53,7 +53,7 @@ fn temporary() -> TempDir {
 }
 
 /// Does what a VM does that is saved.
-fn fill(draft: &Draft) {
+pub(super) fn fill(draft: &Draft) {
     for (at, piece) in PIECES {
         draft.ram().write_all_at(piece, at).expect("there is room");
     }

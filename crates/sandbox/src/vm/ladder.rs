@@ -156,7 +156,7 @@ impl<T> Climb<'_, T> {
                     "a VM did not survive being saved"
                 );
                 clear_up(failed).await?;
-                drop(place);
+                place.give_up();
                 return self.boot(begun).await;
             }
             donated => donated?,
@@ -166,6 +166,7 @@ impl<T> Climb<'_, T> {
             Ok(draft) => place.publish(draft),
             Err(error) => {
                 warn!(vm_id = self.vm_id, error = &error as &dyn std::error::Error, "no snapshot was made");
+                place.give_up();
             }
         }
         Ok((ready, timing))

@@ -75,7 +75,7 @@ impl Fixture {
             config: Arc::new(SchedulerConfig::default()),
             process,
             network: None,
-            booted: BootTiming::default(),
+            booted: crate::BootTiming::default(),
             mailbox,
             attention,
             turn: tokio::sync::Mutex::new(()),
