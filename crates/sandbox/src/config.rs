@@ -66,6 +66,9 @@ pub struct SchedulerConfig {
     pub snapshot_max_bytes: u64,
     /// After so long without use a snapshot of memory is removed: a minute to a year.
     pub snapshot_max_age: Duration,
+    /// For so long nobody tries to make a snapshot of memory after that has failed, or after two in a row could not be restored: at most an
+    /// hour. Each try costs a caller time.
+    pub snapshot_retry_after: Duration,
     /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
     pub run_dir: Option<PathBuf>,
     /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
@@ -116,6 +119,7 @@ impl Default for SchedulerConfig {
             snapshot_dir: None,
             snapshot_max_bytes: 4 * GIB,
             snapshot_max_age: 14 * DAY,
+            snapshot_retry_after: Duration::from_secs(10 * 60),
             run_dir: None,
             qemu: None,
             cgroup: None,
@@ -170,6 +174,7 @@ impl SchedulerConfig {
         check_range("host_cpu_reserve_cores", self.host_cpu_reserve_cores, 0.0, 16.0)?;
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
         check_range("snapshot_max_age", self.snapshot_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
+        check_range("snapshot_retry_after", self.snapshot_retry_after.as_secs_f64(), 0.0, 3600.0)?;
         check_snapshot_bytes(self.snapshot_max_bytes)?;
         check_pool("warm_pool_size", self.warm_pool_size)?;
         check_pool("blank_pool_size", self.blank_pool_size.unwrap_or_default())?;

@@ -249,7 +249,9 @@ fn snapshots(
     }
     let store = settings.snapshots();
     let common = Parts::common(program, accelerator, image);
-    let made = common.and_then(|common| Ok((Shelf::new(store.clone(), common), store.memories()?)));
+    let made = common.and_then(|common| {
+        Ok((Shelf::new(store.clone(), common, settings.config.snapshot_retry_after), store.memories()?))
+    });
     made.inspect_err(|error| warn!(dir = %settings.snapshot_dir.display(), %error, "there can be no snapshots")).ok()
 }
 

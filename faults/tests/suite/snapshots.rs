@@ -45,6 +45,8 @@ impl Saving {
         let config = SchedulerConfig {
             snapshots: true,
             snapshot_dir: Some(snapshot_dir(world)),
+            // Each test makes what another failure is about.
+            snapshot_retry_after: Duration::ZERO,
             boot_timeout: BOOT_TIMEOUT,
             ..world.config()
         };

@@ -16,9 +16,6 @@ use tracing::{debug, info, warn};
 use super::{Draft, Key, Parts, Store, StoreError, Template};
 use crate::Language;
 
-/// How long nobody tries to make a snapshot after that has failed, or after two in a row could not be restored: each try costs a caller time.
-const REST: Duration = Duration::from_secs(10 * 60);
-
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -31,6 +28,8 @@ pub(crate) struct Shelf {
     places: Mutex<HashMap<Key, Place>>,
     /// When a snapshot was taken away last because a copy of it failed.
     condemned: Mutex<HashMap<Key, Instant>>,
+    /// How long nothing is tried after that.
+    rest: Duration,
     /// What is written to the disk beside everything else, and which of it is which snapshot.
     writing: TaskTracker,
     written: Mutex<HashMap<Key, JoinHandle<()>>>,
@@ -82,12 +81,14 @@ pub(crate) struct Coming {
 
 impl Shelf {
     /// The snapshots in `store` of VMs that have `common` in common; machine, memory and language are each VM's own.
-    pub(crate) fn new(store: Store, common: Parts) -> Self {
+    /// What has failed is not tried again for `rest`.
+    pub(crate) fn new(store: Store, common: Parts, rest: Duration) -> Self {
         Self {
             store,
             common,
             places: Mutex::default(),
             condemned: Mutex::default(),
+            rest,
             writing: TaskTracker::new(),
             written: Mutex::default(),
         }
@@ -130,7 +131,7 @@ impl Shelf {
         let is_this = |place: &Place| matches!(place, Place::There(there) if std::ptr::eq(&**there, template));
         let is_again = {
             let mut condemned = self.condemned.lock().unwrap_or_else(PoisonError::into_inner);
-            condemned.insert(key, Instant::now()).is_some_and(|last| last.elapsed() < REST)
+            condemned.insert(key, Instant::now()).is_some_and(|last| last.elapsed() < self.rest)
         };
         {
             let mut places = self.places();
@@ -138,7 +139,7 @@ impl Shelf {
                 places.remove(&key);
             }
             if is_again {
-                places.insert(key, Place::Resting(Instant::now() + REST));
+                places.insert(key, Place::Resting(Instant::now() + self.rest));
             }
         }
         // One that is still being written down would appear when it has been taken away.
@@ -218,7 +219,7 @@ impl Coming {
 
     /// Nothing came of it, and would not at once if it were tried again.
     pub(crate) fn give_up(self) {
-        self.shelf.places().insert(self.key, Place::Resting(Instant::now() + REST));
+        self.shelf.places().insert(self.key, Place::Resting(Instant::now() + self.shelf.rest));
     }
 
     fn fill(self, template: Arc<Template>) {
@@ -269,8 +270,10 @@ mod tests {
 
     use super::{super::tests, *};
 
+    const REST: Duration = Duration::from_secs(600);
+
     fn shelf(dir: &tempfile::TempDir) -> Arc<Shelf> {
-        Arc::new(Shelf::new(tests::store(dir), tests::parts("1")))
+        Arc::new(Shelf::new(tests::store(dir), tests::parts("1"), REST))
     }
 
     /// A machine as the parts of the tests have it.
@@ -303,7 +306,7 @@ mod tests {
         place.publish(draft);
         assert!(matches!(shelf.offer(&want()).await, Offer::Template(_)), "it is there before it is written down");
         shelf.settle().await;
-        let other = Arc::new(Shelf::new(tests::store(&dir), tests::parts("1")));
+        let other = Arc::new(Shelf::new(tests::store(&dir), tests::parts("1"), REST));
         assert!(matches!(other.offer(&want()).await, Offer::Template(_)), "another process finds it");
     }
 

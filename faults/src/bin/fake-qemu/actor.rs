@@ -53,6 +53,7 @@ pub(crate) struct Actor {
     execution: Execution,
     /// What is said of a network that the host names; nothing is wrong with it if this is empty.
     network_failure: String,
+    boot_id: Vec<u8>,
 }
 
 /// The execution under way, or the one that would be the first.
@@ -103,6 +104,7 @@ impl Actor {
             port: None,
             execution,
             network_failure: String::new(),
+            boot_id: Vec::new(),
         }
     }
 
@@ -234,12 +236,12 @@ impl Actor {
 
     /// What concerns the connection.
     fn connection_step(&mut self, step: &Step) -> Result<(), PlayError> {
-        let op = self.execution.op;
+        let (op, boot_id) = (self.execution.op, self.boot_id.clone());
         let port = self.port()?;
         match step {
-            Step::Hello(generation) => port.say(CONNECTION_OP, hello(*generation))?,
+            Step::Hello(generation) => port.say(CONNECTION_OP, hello(*generation, &boot_id))?,
             Step::HalfHello => {
-                let whole = port::encoded(&hello(exec_sandbox_wire::GENERATION).into_frame(CONNECTION_OP))?;
+                let whole = port::encoded(&hello(exec_sandbox_wire::GENERATION, &boot_id).into_frame(CONNECTION_OP))?;
                 port.raw(whole.get(..whole.len() / 2).unwrap_or_default())?;
             }
             Step::Garbage(bytes) => port.raw(&port::garbage(*bytes))?,
@@ -370,8 +372,15 @@ impl Actor {
     }
 
     fn await_seed(&mut self) -> Result<(), PlayError> {
-        while !matches!(self.port()?.next()?, (_, HostMessage::Hello(hello)) if !hello.seed.is_empty()) {}
-        Ok(())
+        loop {
+            if let (_, HostMessage::Hello(hello)) = self.port()?.next()?
+                && !hello.seed.is_empty()
+            {
+                // An honest guest becomes another; this one is as its seed.
+                self.boot_id = hello.seed;
+                return Ok(());
+            }
+        }
     }
 
     fn monitor(&mut self) -> Result<&mut Monitor, PlayError> {
@@ -399,8 +408,9 @@ pub(crate) fn hang() -> ! {
     }
 }
 
-fn hello(generation: u32) -> GuestMessage {
-    GuestMessage::Hello(Hello { generation, agent_version: "fake".into(), ..Hello::default() })
+fn hello(generation: u32, boot_id: &[u8]) -> GuestMessage {
+    let (boot_id, agent_version) = (boot_id.to_vec(), "fake".into());
+    GuestMessage::Hello(Hello { generation, boot_id, agent_version, ..Hello::default() })
 }
 
 fn is_hang_up(error: &io::Error) -> bool {
