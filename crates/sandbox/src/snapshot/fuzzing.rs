@@ -6,8 +6,9 @@ use exec_sandbox_image::Digest;
 use exec_sandbox_qemu::Accelerator;
 
 use super::{
-    FORMAT, Key, Parts, QemuBuild,
+    Key, Parts,
     manifest::{Content, Manifest, memory_bytes},
+    parts::{FORMAT, QemuBuild},
 };
 use crate::Language;
 
