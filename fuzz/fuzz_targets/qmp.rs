@@ -71,7 +71,7 @@ struct World {
 impl World {
     fn issue(&mut self, command: Command) {
         let is_full = self.waiting.len() >= PENDING;
-        let issued = self.correlator.issue(command);
+        let issued = self.correlator.issue(command.clone());
         assert_eq!(issued.is_err(), is_full);
         let Ok((id, line)) = issued else { return };
         assert_eq!(line.iter().filter(|byte| **byte == b'\n').count(), 1, "it is one line");
