@@ -56,7 +56,8 @@ fn seeds() -> Vec<Vec<u8>> {
     let point =
         ResumePoint { op: 1, stdout_bytes: 1000, stderr_bytes: 7, stdout_credit: 200_000, stderr_credit: 262_144 };
     let (returned, unknown) = (hello(vec![point]), hello(vec![ResumePoint { op: 9, ..point }]));
-    let network = Some(Network { address: 2, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 });
+    let network = Network { address: 2, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520, ..Network::default() };
+    let network = Some(network);
     let named = HostMessage::Hello(Hello { generation: GENERATION, resume: vec![point], network, ..Hello::default() });
     let named = says(CONNECTION_OP, [named]);
     let copied = HostMessage::Hello(Hello { generation: GENERATION, seed: vec![7; 32], ..Hello::default() });
@@ -91,6 +92,15 @@ fn seeds() -> Vec<Vec<u8>> {
         fuzz::script([(0, &met[..]), (0, &files), (0, &met), (0, &met), (0, &one), (0, &two)]),
         fuzz::script([(0, &one[..]), (4, much), (6, &[]), (0, &two), (4, much), (6, &[]), (0, &met)]),
         fuzz::script([(0, &named[..]), (0, &one), (4, some), (7, &[]), (0, &named), (6, &[]), (0, &named)]),
-        fuzz::script([(0, &met[..]), (0, &one), (6, &[]), (0, &copied), (0, &met), (0, &two), (0, &copied), (0, &named)]),
+        fuzz::script([
+            (0, &met[..]),
+            (0, &one),
+            (6, &[]),
+            (0, &copied),
+            (0, &met),
+            (0, &two),
+            (0, &copied),
+            (0, &named),
+        ]),
     ]
 }

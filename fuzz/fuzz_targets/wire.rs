@@ -70,10 +70,19 @@ fn seeds() -> Vec<Vec<u8>> {
         agent_version: "1".into(),
         unix_time_ns: 1,
         resume: vec![point; 2],
-        network: Some(Network { address: u32::MAX, prefix_bits: 24, gateway: 1, resolver: 1, mtu: 65_520 }),
+        network: Some(Network {
+            address: u32::MAX,
+            prefix_bits: 24,
+            gateway: 1,
+            resolver: 1,
+            mtu: 65_520,
+            card: 2,
+            gateway_card: u64::MAX,
+        }),
         seed: vec![9; 32],
     };
-    let start = ExecStart { language: 1, timeout_ms: 1000, program_bytes: 2, is_last: true, rehearsal: true };
+    let start =
+        ExecStart { language: 1, timeout_ms: 1000, program_bytes: 2, is_last: true, rehearsal: true, unix_time_ns: 1 };
     let write = FileWrite { path: "a/ü".into(), mode: 0o644, size: Some(1 << 30) };
     let from_to = Change::Move(Move { from: "a".into(), to: "b".into() });
     let host = [
