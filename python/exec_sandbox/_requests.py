@@ -84,9 +84,12 @@ def _texts(what: str, given: Sequence[str]) -> list[str]:
 
 
 def _port(port: PortMapping | ExposedPort | int) -> tuple[int, int | None, str]:
-    if isinstance(port, int) and not isinstance(port, bool):
+    # True is an int as well, and never what was meant.
+    if not isinstance(port, int):
+        try:
+            return port.internal, port.external, port.protocol
+        except AttributeError:
+            pass
+    elif not isinstance(port, bool):
         return port, None, "tcp"
-    try:
-        return port.internal, port.external, port.protocol
-    except AttributeError:
-        raise TypeError(f"expose_ports must be port numbers and PortMappings, and has {port!r}") from None
+    raise TypeError(f"expose_ports must be port numbers and PortMappings, and has {port!r}")
