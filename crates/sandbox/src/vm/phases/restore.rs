@@ -4,12 +4,17 @@
 //! hello has a seed, by which the agent learns that its guest is a copy, and the agent's hello is the answer to that: nothing runs
 //! before it. From there on the VM is one like any other.
 
-use std::{io, os::fd::OwnedFd, time::Duration};
+use std::{
+    fs::File,
+    io::{self, Seek as _, Write as _},
+    os::fd::OwnedFd,
+    time::Duration,
+};
 
 use exec_sandbox_qemu::qmp;
 use exec_sandbox_wire::{CONNECTION_OP, Hello, HostMessage};
 use rustix::{
-    pipe::{PipeFlags, fcntl_setpipe_size, pipe_with},
+    fs::{MemfdFlags, memfd_create},
     rand::{GetRandomFlags, getrandom},
 };
 use tokio::{
@@ -40,7 +45,7 @@ impl Connected {
     }
 
     async fn load<T>(&mut self, template: &Template, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
-        let state = template.state().and_then(|state| pipe_with_all_of(&state)).map_err(BootError::Prepare)?;
+        let state = template.state().and_then(|state| file_of(&state)).map_err(BootError::Prepare)?;
         let memory = template.memory_name().map_err(BootError::Prepare)?;
         let commands = qmp::restore(memory_path(&memory), template.memory_mib());
         // Queued before anything runs. It is read when the guest goes on.
@@ -71,13 +76,10 @@ pub(in crate::vm) fn hello_of_a_copy() -> Result<Hello, BootError> {
     Ok(Hello { seed, ..host_hello(Vec::new()) })
 }
 
-/// A pipe that holds all of `state` and then its end, so that nobody has to be there while it is read.
-fn pipe_with_all_of(state: &[u8]) -> io::Result<OwnedFd> {
-    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
-    fcntl_setpipe_size(&write, state.len().max(1))?;
-    let mut written = 0;
-    while let Some(rest) = state.get(written..).filter(|rest| !rest.is_empty()) {
-        written += rustix::io::write(&write, rest)?;
-    }
-    Ok(read)
+/// A file without a name that holds `state`, to be read from its beginning. Not a pipe: a user's pipes have little room when there are many.
+fn file_of(state: &[u8]) -> io::Result<OwnedFd> {
+    let mut file = File::from(memfd_create("guest-state", MemfdFlags::CLOEXEC)?);
+    file.write_all(state)?;
+    file.rewind()?;
+    Ok(file.into())
 }
