@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that building the guest and the Python package and running VMs needs. With nothing missing it does
-# nothing and needs no root.
+# Installs the Debian packages that building the guest and the Python package and running VMs needs, and those that are named as
+# arguments. With nothing missing it does nothing and needs no root.
 set -euo pipefail
+
+readonly NAMED=("$@")
 
 readonly MIN_QEMU_MAJOR=10
 
@@ -27,7 +29,7 @@ qemu_major() {
 missing_packages() {
     local package
     # The kernel's build, the root file system's, and the archive's keys for both.
-    for package in bc bison build-essential cpio debian-archive-keyring flex iproute2 kmod libelf-dev libssl-dev mmdebstrap patch uidmap xz-utils; do
+    for package in bc bison build-essential cpio debian-archive-keyring flex iproute2 kmod libelf-dev libssl-dev mmdebstrap patch uidmap xz-utils "${NAMED[@]}"; do
         is_installed "$package" || echo "$package"
     done
     # Clients of the registries that the image's other programs come from, from wherever they were installed.
@@ -68,7 +70,7 @@ command -v dpkg-query >/dev/null || die "this is no Debian system: install QEMU 
 mapfile -t missing < <(missing_packages)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 say "missing: ${missing[*]}"
-[ "$(id --user)" -eq 0 ] || die "run this to install them: sudo scripts/system-packages.sh"
+[ "$(id --user)" -eq 0 ] || die "run this to install them: sudo scripts/system-packages.sh${NAMED[*]:+ ${NAMED[*]}}"
 
 # shellcheck source=/dev/null
 . /etc/os-release

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stderr, reason = "a program for people at a terminal: its errors go to stderr")]
 
 mod assets;
+mod bench;
 mod bench_compare;
 mod fuzz;
 
@@ -24,6 +25,9 @@ enum Task {
     Assets(assets::Options),
     /// Builds the guest agent and publishes the image with it, keeping kernel and root file system
     Agent,
+    /// Measures
+    #[command(subcommand)]
+    Bench(Bench),
     /// Fuzzes every decoder that reads a peer's bytes
     Fuzz {
         /// Time for each target
@@ -47,10 +51,21 @@ enum Task {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Bench {
+    /// The gateway beside passt and slirp, behind the same VM; --help has the options
+    #[command(disable_help_flag = true)]
+    Network {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTIONS")]
+        options: Vec<OsString>,
+    },
+}
+
 fn main() -> ExitCode {
     let done = match CommandLine::parse().task {
         Task::Assets(options) => assets::run(&options),
         Task::Agent => assets::run_agent(),
+        Task::Bench(Bench::Network { options }) => bench::network(&options),
         Task::Fuzz { seconds, targets } => fuzz::run(seconds, &targets),
         Task::BenchCompare { number, only, commands } => bench_compare::run(number, &only, &commands),
     };

@@ -1,7 +1,7 @@
 //! Which crate may name which, and what a crate may not contain.
 //!
 //! Floors: contracts (wire, qemu, image) ← guest ← sandbox ← faces (cli, python). Siblings never name each other. xtask builds images,
-//! vmtests and faults drive the public API like any caller.
+//! vmtests, netbench and faults drive the public API like any caller.
 
 use std::process::Command;
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Every crate of the workspace and the crates of the workspace that it may name.
-const MAY_NAME: [(&str, &[&str]); 11] = [
+const MAY_NAME: [(&str, &[&str]); 13] = [
     ("exec-sandbox-wire", &[]),
     ("exec-sandbox-qemu", &[]),
     ("exec-sandbox-image", &[]),
@@ -24,6 +24,8 @@ const MAY_NAME: [(&str, &[&str]); 11] = [
     ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
     ("vmtests", &["exec-sandbox"]),
+    ("netbench", &["exec-sandbox", "exec-sandbox-gateway"]),
+    ("netbench-traffic", &[]),
     ("faults", &["exec-sandbox", "exec-sandbox-wire", "exec-sandbox-image"]),
 ];
 
