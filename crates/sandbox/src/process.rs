@@ -9,6 +9,7 @@ mod confinement;
 mod handle;
 mod jail;
 mod landlock;
+mod nameless;
 mod namespaces;
 mod pidfd;
 mod spawn;
@@ -27,6 +28,7 @@ pub(crate) use cgroup::VmCgroup;
 pub(crate) use confinement::{Confinement, Layer, Missing, Subject};
 pub use handle::{Process, ProcessUsage};
 pub(crate) use jail::Jail;
+pub(crate) use nameless::nameless_file;
 pub(crate) use pidfd::{ChildUsage, Ended};
 pub(crate) use spawn::{Command, SpawnError};
 

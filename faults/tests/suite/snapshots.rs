@@ -208,6 +208,12 @@ async fn a_guest_that_cannot_be_saved_goes_on_and_the_next_one_is_saved() {
 }
 
 #[tokio::test]
+async fn a_guest_that_does_not_become_another_is_not_copied() {
+    // It greets as the one that it was before, whatever its seed is.
+    donors_that_fail(&[(&["greet", "accept", "hello", "rehearse", "save", "hello", "serve"], true)]).await;
+}
+
+#[tokio::test]
 async fn a_guest_whose_rehearsal_comes_to_nothing_is_not_saved_and_goes_on() {
     let goes_on = ["await-ack", "await-ping", "answer 1", "await-seed", "hello", "serve"];
     for ending in ["done exit=1", "refuse not now"] {

@@ -1,8 +1,7 @@
 //! What a gateway is started with: its configuration and descriptors, all made before there is a process.
 
 use std::{
-    fs::File,
-    io::{self, Seek as _, Write as _},
+    io,
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream as StdUnixStream,
@@ -14,7 +13,7 @@ use exec_sandbox_gateway::{
     link,
 };
 use exec_sandbox_wire as wire;
-use rustix::{fs::MemfdFlags, pipe::PipeFlags};
+use rustix::pipe::PipeFlags;
 use tokio::net::{UnixStream, unix::pipe};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,7 +21,7 @@ use super::{Gateway, reports::Listener};
 use crate::{
     ExposedPort,
     network::{self, GatewayProgram, PortError},
-    process::{Child, Command, SpawnError, VmCgroup},
+    process::{Child, Command, SpawnError, VmCgroup, nameless_file},
     request::ValidNetwork,
     run_dir::{GATEWAY, RunDir, RunDirError},
     vm::instance::tail,
@@ -112,7 +111,7 @@ impl Plan {
             command.join_anothers(group)?;
         }
         command.pass(gateways_stderr, 2);
-        command.pass(file_of(&serde_json::to_vec(&config)?)?, CONFIG_FD);
+        command.pass(nameless_file("gateway-config", &serde_json::to_vec(&config)?)?, CONFIG_FD);
         command.pass(gateways_link.into(), QEMU_FD);
         command.pass(gateways_reports.into(), REPORT_FD);
         for (fd, bound) in numbered() {
@@ -142,12 +141,4 @@ impl Plan {
             is_told: false,
         })
     }
-}
-
-/// A file without a name that holds `bytes`, to be read from its beginning.
-fn file_of(bytes: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(rustix::fs::memfd_create("gateway-config", MemfdFlags::CLOEXEC)?);
-    file.write_all(bytes)?;
-    file.rewind()?;
-    Ok(file.into())
 }

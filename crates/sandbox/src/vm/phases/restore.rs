@@ -4,29 +4,18 @@
 //! hello has a seed, by which the agent learns that its guest is a copy, and the agent's hello is the answer to that: nothing runs
 //! before it. From there on the VM is one like any other.
 
-use std::{
-    fs::File,
-    io::{self, Seek as _, Write as _},
-    os::fd::OwnedFd,
-    time::Duration,
-};
+use std::{io, time::Duration};
 
 use exec_sandbox_qemu::qmp;
-use exec_sandbox_wire::{CONNECTION_OP, Hello, HostMessage};
-use rustix::{
-    fs::{MemfdFlags, memfd_create},
-    rand::{GetRandomFlags, getrandom},
-};
+use exec_sandbox_wire::{CONNECTION_OP, Hello, HostMessage, limits::SEED_BYTES};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until},
 };
 
 use super::{BootError, Connected, Failed, died, host_hello, lost, prepare::memory_path};
-use crate::{snapshot::Template, vm::monitor::MonitorError};
-
-/// Random bytes that make a copy a machine of its own.
-const SEED_BYTES: usize = 32;
+use crate::{process::nameless_file, snapshot::Template, vm::monitor::MonitorError};
 
 impl Connected {
     /// Makes it a copy of the guest that `template` was made of, whose first answer is waited for so long.
@@ -45,7 +34,9 @@ impl Connected {
     }
 
     async fn load<T>(&mut self, template: &Template, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
-        let state = template.state().and_then(|state| file_of(&state)).map_err(BootError::Prepare)?;
+        // Not in a pipe: those of a user have little room when there are many.
+        let state =
+            template.state().and_then(|state| nameless_file("guest-state", &state)).map_err(BootError::Prepare)?;
         let memory = template.memory_name().map_err(BootError::Prepare)?;
         let commands = qmp::restore(memory_path(&memory), template.memory_mib());
         // Queued before anything runs. It is read when the guest goes on.
@@ -74,12 +65,4 @@ pub(in crate::vm) fn hello_of_a_copy() -> Result<Hello, BootError> {
         return Err(BootError::Prepare(io::ErrorKind::UnexpectedEof.into()));
     }
     Ok(Hello { seed, ..host_hello(Vec::new()) })
-}
-
-/// A file without a name that holds `state`, to be read from its beginning. Not a pipe: a user's pipes have little room when there are many.
-fn file_of(state: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("guest-state", MemfdFlags::CLOEXEC)?);
-    file.write_all(state)?;
-    file.rewind()?;
-    Ok(file.into())
 }
