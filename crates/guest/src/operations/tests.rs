@@ -374,6 +374,18 @@ fn a_grant_over_the_window_is_no_honest_hosts() {
 }
 
 #[test]
+fn a_grant_over_one_window_opens_the_other_no_wider() {
+    let mut operations = present();
+    let streams = begin(&mut operations, 1);
+    streams.stdout.push(&vec![0; limits::STREAM_WINDOW_BYTES as usize + 7]);
+    while streams.next_frame().is_some() {}
+    let grant = Credit { stdout_bytes: 7, stderr_bytes: 1, ..Credit::default() };
+    let violation = operations.hear(1, HostMessage::Credit(grant), Instant::now()).err();
+    assert!(matches!(violation, Some(Violation::Credit { op: 1, .. })), "{violation:?}");
+    assert_eq!(streams.next_frame(), None);
+}
+
+#[test]
 fn a_host_that_acknowledges_nothing_is_refused_before_its_output_fills_the_memory() {
     let mut operations = present();
     for op in 1..=4 {

@@ -121,6 +121,11 @@ impl Flow {
         Some(chunk)
     }
 
+    /// Whether the host may grant so much.
+    pub(crate) fn check_grant(&self, bytes: u32) -> Result<(), FlowError> {
+        self.window.map_or(Ok(()), |mut window| window.grant(bytes))
+    }
+
     /// Adds what the host grants. Without a host it is void: it was on its way when the connection was lost.
     pub(crate) fn grant(&mut self, bytes: u32) -> Result<(), FlowError> {
         let Some(window) = &mut self.window else { return Ok(()) };

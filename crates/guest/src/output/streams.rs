@@ -41,8 +41,10 @@ impl Streams {
         }
     }
 
-    /// Adds what the host grants.
+    /// Adds what the host grants: to both, or to neither.
     pub(crate) fn grant(&self, credit: Credit) -> Result<(), FlowError> {
+        self.stdout.flow.borrow().check_grant(credit.stdout_bytes)?;
+        self.stderr.flow.borrow().check_grant(credit.stderr_bytes)?;
         self.stdout.flow.borrow_mut().grant(credit.stdout_bytes)?;
         self.stderr.flow.borrow_mut().grant(credit.stderr_bytes)?;
         self.changed.notify_one();
