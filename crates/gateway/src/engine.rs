@@ -76,7 +76,7 @@ pub enum Moved {
 }
 
 impl Moved {
-    fn bytes(self) -> usize {
+    pub(crate) fn bytes(self) -> usize {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Later | Self::End | Self::Gone => 0,

@@ -9,6 +9,7 @@ use std::{
 };
 
 use mio::{Events, Interest, Poll, Token, event::Event, net::UnixStream};
+use rustix::net::sockopt;
 
 use crate::{
     config::Config,
@@ -31,6 +32,9 @@ const EVENTS: usize = 256;
 
 /// How often QEMU's stream is read before connections are served: what it gives at once is about a megabyte.
 const READS_PER_TURN: usize = 4;
+
+/// What QEMU may be behind in reading: the more, the seldomer one of the two waits for the other. What the kernel gives is less.
+const SEND_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// Why a gateway ended that was not told to.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +70,11 @@ pub struct Shell {
     qemu: UnixStream,
     incoming: Incoming,
     is_qemu_readable: bool,
+    /// QEMU has ended its side: what is left to be read ends with the end.
+    has_qemu_ended: bool,
     is_qemu_writable: bool,
+    /// Whether room in QEMU's stream is an event.
+    waits_for_room: bool,
     /// Frames were read that the engine had no room for.
     holds_frames: bool,
     reporting: Reporting,
@@ -90,8 +98,11 @@ impl Shell {
         let stream = |what, fd| -> Result<UnixStream, ShellError> { Ok(UnixStream::from_std(adopt(what, fd)?.into())) };
         let mut qemu = stream("the stream of QEMU", config.qemu_fd)?;
         let mut reports = stream("the report channel", config.report_fd)?;
-        let (interest, registry) = (Interest::READABLE | Interest::WRITABLE, poll.registry());
-        registry.register(&mut qemu, Source::Qemu.token(), interest).map_err(ShellError::Wait)?;
+        // Where the kernel does not give so much, it gives what it may.
+        let _ = sockopt::set_socket_send_buffer_size(&qemu, SEND_BUFFER_BYTES);
+        let registry = poll.registry();
+        registry.register(&mut qemu, Source::Qemu.token(), Interest::READABLE).map_err(ShellError::Wait)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut reports, Source::Reports.token(), interest).map_err(ShellError::Wait)?;
         let mut sockets = Sockets::new(registry.try_clone().map_err(ShellError::Wait)?, config);
         for port in &config.ports {
@@ -114,7 +125,9 @@ impl Shell {
             incoming: Incoming::default(),
             // The first events say more.
             is_qemu_readable: false,
+            has_qemu_ended: false,
             is_qemu_writable: true,
+            waits_for_room: false,
             holds_frames: false,
             reporting: Reporting::new(reports),
         })
@@ -178,6 +191,7 @@ impl Shell {
         match Source::of(event.token()) {
             Some(Source::Qemu) => {
                 self.is_qemu_readable |= event.is_readable() || event.is_read_closed();
+                self.has_qemu_ended |= event.is_read_closed();
                 self.is_qemu_writable |= event.is_writable();
             }
             Some(Source::Reports) => match self.reporting.event(event) {
@@ -206,9 +220,15 @@ impl Shell {
             if self.holds_frames || !self.is_qemu_readable {
                 break;
             }
-            match self.qemu.read(self.incoming.room()) {
+            let room = self.incoming.room();
+            let wanted = room.len();
+            match self.qemu.read(room) {
                 Ok(0) => return Ok(Goes::Ends),
-                Ok(bytes) => self.incoming.filled(bytes),
+                Ok(bytes) => {
+                    self.incoming.filled(bytes);
+                    // Less than there was room for is all there was. What comes later is another event.
+                    self.is_qemu_readable = bytes == wanted || self.has_qemu_ended;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_qemu_readable = false,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if is_end(&error) => return Ok(Goes::Ends),
@@ -218,20 +238,38 @@ impl Shell {
         Ok(Goes::On)
     }
 
+    /// Room in QEMU's stream would be an event whenever QEMU has read something, so it is one only from when there was none until
+    /// everything is written.
+    fn wait_for_room(&mut self, waits: bool) -> Result<(), ShellError> {
+        if self.waits_for_room != waits {
+            let interest = if waits { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            let registry = self.poll.registry();
+            registry.reregister(&mut self.qemu, Source::Qemu.token(), interest).map_err(ShellError::Wait)?;
+            self.waits_for_room = waits;
+        }
+        Ok(())
+    }
+
     /// Writes what goes to QEMU. Returns whether there is room for more.
     fn write_qemu(&mut self) -> Result<bool, ShellError> {
         while self.is_qemu_writable && !self.engine.outgoing().bytes().is_empty() {
             match self.qemu.write(self.engine.outgoing().bytes()) {
                 Ok(bytes) => self.engine.outgoing().written(bytes),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_qemu_writable = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.is_qemu_writable = false;
+                    self.wait_for_room(true)?;
+                }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The end is seen where it is read.
                 Err(error) if is_end(&error) => {
                     self.is_qemu_writable = false;
-                    self.is_qemu_readable = true;
+                    (self.is_qemu_readable, self.has_qemu_ended) = (true, true);
                 }
                 Err(error) => return Err(ShellError::Stream(error)),
             }
+        }
+        if self.is_qemu_writable {
+            self.wait_for_room(false)?;
         }
         Ok(self.engine.outgoing().has_room())
     }

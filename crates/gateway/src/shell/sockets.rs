@@ -46,6 +46,10 @@ pub(super) enum Source {
 struct Stream {
     stream: TcpStream,
     is_connected: bool,
+    /// Everything that had come was read: until the next event there is nothing.
+    is_drained: bool,
+    /// The other end has ended its side: what is left to be read ends with the end.
+    has_ended: bool,
 }
 
 /// An exposed port.
@@ -95,6 +99,9 @@ impl Sockets {
 
     pub(super) fn tcp_event(&mut self, flow: TcpFlow, event: &Event, engine: &mut Engine, now: Instant) {
         let Some(socket) = self.tcp.get_mut(&flow.0) else { return };
+        let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
+        socket.is_drained &= !is_readable;
+        socket.has_ended |= event.is_read_closed() || event.is_error();
         if !socket.is_connected {
             let is_connected = match socket.stream.take_error() {
                 Ok(None) if socket.stream.peer_addr().is_ok() => true,
@@ -106,7 +113,6 @@ impl Sockets {
             engine.dialed(flow, is_connected, self, now);
             return;
         }
-        let is_readable = event.is_readable() || event.is_read_closed() || event.is_error();
         engine.ready(flow, is_readable, event.is_writable() || event.is_error());
     }
 
@@ -177,7 +183,7 @@ impl Sockets {
         if self.registry.register(&mut stream, Source::Tcp(flow).token(), interest).is_err() {
             return Err(stream);
         }
-        self.tcp.insert(flow.0, Stream { stream, is_connected });
+        self.tcp.insert(flow.0, Stream { stream, is_connected, is_drained: false, has_ended: false });
         Ok(())
     }
 
@@ -202,8 +208,13 @@ impl Outside for Sockets {
     }
 
     fn read(&mut self, flow: TcpFlow, room: &mut [u8]) -> Moved {
-        let Some(Stream { stream, .. }) = self.tcp.get_mut(&flow.0) else { return Moved::Gone };
-        moved(Moved::End, || stream.read(room))
+        let Some(Stream { stream, is_drained, has_ended, .. }) = self.tcp.get_mut(&flow.0) else { return Moved::Gone };
+        if *is_drained {
+            return Moved::Later;
+        }
+        let moved = moved(Moved::End, || stream.read(room));
+        *is_drained = !*has_ended && moved.bytes() < room.len();
+        moved
     }
 
     fn shut(&mut self, flow: TcpFlow) {

@@ -260,6 +260,30 @@ fn a_server_is_reached_and_every_byte_comes_back() {
 }
 
 #[test]
+fn a_server_that_says_something_and_ends_at_once_is_heard_to_its_end() {
+    let listener = TcpListener::bind(loopback(0)).expect("there is a port");
+    let server = loopback(listener.local_addr().expect("it is bound").port());
+    thread::spawn(move || {
+        // What it says and its end may be one event of the gateway's, also that of the connection, or two or three.
+        for (number, stream) in listener.incoming().enumerate() {
+            let mut stream = stream.expect("somebody connects");
+            stream.write_all(&pattern(1 + number)).expect("it is taken");
+        }
+    });
+    let mut gateway = Gateway::start(|_| ());
+    for number in 0..50 {
+        let (stream, mut down) = (gateway.guest.connect(server), Vec::new());
+        gateway.until("it has ended", |gateway| {
+            down.extend(gateway.guest.take(stream));
+            gateway.guest.state(stream) == State::CloseWait
+        });
+        down.extend(gateway.guest.take(stream));
+        assert!(down == pattern(1 + number), "{number}");
+        gateway.guest.tcp(stream).close();
+    }
+}
+
+#[test]
 fn the_same_server_is_refused_by_name_where_the_host_excepts_nothing() {
     let server = echo_server();
     let mut gateway = Gateway::start(|config| config.rules = gate::rules(Policy::Open, &[]));
