@@ -10,6 +10,7 @@ pub mod engine;
 pub mod ip;
 pub mod jail;
 pub mod link;
+pub mod memory;
 pub mod names;
 pub mod policy;
 pub mod report;

@@ -7,7 +7,7 @@ use std::{fs::File, io::Read as _, process::ExitCode};
 
 use exec_sandbox_gateway::{
     config::{Config, ConfigError, Jail, MAX_CONFIG_BYTES},
-    descriptors, jail,
+    descriptors, jail, memory,
     shell::{Shell, ShellError},
 };
 
@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), Failure> {
+    memory::keep_nothing_large();
     let mut arguments = std::env::args().skip(1);
     let fd = match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
         (Some("--config-fd"), Some(fd), None) => fd.parse().map_err(|_| Failure::Usage)?,
