@@ -20,7 +20,8 @@ use exec_sandbox_gateway::{
 };
 use libfuzzer_sys::fuzz_target;
 
-const LIMITS: Limits = Limits { tcp_flows: 4, udp_flows: 3, flow_buffer_bytes: 64 * 1024 };
+const LIMITS: Limits =
+    Limits { tcp_flows: 4, udp_flows: 3, flow_buffer_bytes: 64 * 1024, wide_flows: 2, wide_buffer_bytes: 128 * 1024 };
 const MTU: u16 = 1500;
 
 /// Where packets go: the gateway, somebody, somebody else, somebody who is refused.

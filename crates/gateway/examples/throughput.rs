@@ -83,7 +83,7 @@ struct Pair {
 impl Pair {
     fn new(mtu: u16, flow_buffer_bytes: u32, is_source: bool) -> Self {
         let now = Instant::now();
-        let limits = Limits { flow_buffer_bytes, ..Limits::default() };
+        let limits = Limits { flow_buffer_bytes, wide_flows: 0, ..Limits::default() };
         let parts = Parts {
             gate: Gate::new(Rules { policy: Policy::Open, exceptions: Exceptions::default() }, 1, Instant::now()),
             mtu,

@@ -100,13 +100,25 @@ pub struct Limits {
     pub udp_flows: u16,
     /// Bytes that a TCP flow may hold each way.
     pub flow_buffer_bytes: u32,
+    /// TCP flows at once that may hold more: those that come while there are fewer.
+    pub wide_flows: u16,
+    /// Bytes of the guest that such a flow may hold; half as many may wait for the guest.
+    pub wide_buffer_bytes: u32,
 }
 
 impl Default for Limits {
     /// 256 connections are what a package manager or a browser opens at worst, several times over. 256 KiB each way hold four of the
-    /// link's longest packets, which keeps both ends busy; memory is used only as far as bytes really wait.
+    /// link's longest packets; with 1 MiB a guest that sends fast stops less often to wait, and of connections that move much at
+    /// once there are few. The other way half of it does as much, and 768 KiB were seen to be more than a small guest has memory for.
+    /// Memory is used only as far as bytes really wait.
     fn default() -> Self {
-        Self { tcp_flows: 256, udp_flows: 128, flow_buffer_bytes: 256 * 1024 }
+        Self {
+            tcp_flows: 256,
+            udp_flows: 128,
+            flow_buffer_bytes: 256 * 1024,
+            wide_flows: 16,
+            wide_buffer_bytes: 1024 * 1024,
+        }
     }
 }
 
@@ -158,12 +170,15 @@ impl Config {
         if config.version != VERSION {
             return Err(ConfigError::Version { found: config.version });
         }
-        let Limits { tcp_flows, udp_flows, flow_buffer_bytes } = config.limits;
+        let Limits { tcp_flows, udp_flows, flow_buffer_bytes, wide_flows, wide_buffer_bytes } = config.limits;
         let length = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
         within("mtu", config.mtu, MIN_MTU, MAX_MTU)?;
         within("tcp_flows", tcp_flows, 1, MAX_FLOWS)?;
         within("udp_flows", udp_flows, 1, MAX_FLOWS)?;
-        within("flow_buffer_bytes", flow_buffer_bytes, *FLOW_BUFFER_BYTES.start(), *FLOW_BUFFER_BYTES.end())?;
+        within("wide_flows", wide_flows, 0, MAX_FLOWS)?;
+        let (least, most) = (*FLOW_BUFFER_BYTES.start(), *FLOW_BUFFER_BYTES.end());
+        within("flow_buffer_bytes", flow_buffer_bytes, least, most)?;
+        within("wide_buffer_bytes", wide_buffer_bytes, least, most)?;
         within("number of resolvers", length(config.resolvers.len()), 0, length(MAX_RESOLVERS))?;
         within("number of ports", length(config.ports.len()), 0, length(MAX_PORTS))?;
         let (mut descriptors, mut ports) = (HashSet::new(), HashSet::new());
@@ -226,13 +241,14 @@ mod tests {
     fn a_mistake_is_an_error_that_says_which() {
         let port = good()["ports"][0].clone();
         type Mistake = fn(&mut Value, Value);
-        let mistakes: [(&str, Mistake); 9] = [
+        let mistakes: [(&str, Mistake); 10] = [
             ("unknown field `color`", |config, _| config["color"] = json!("red")),
             ("unknown field `flows`", |config, _| config["limits"]["flows"] = json!(1)),
             ("form 2", |config, _| config["version"] = json!(2)),
             ("mtu is 500", |config, _| config["mtu"] = json!(500)),
             ("tcp_flows is 0", |config, _| config["limits"]["tcp_flows"] = json!(0)),
             ("flow_buffer_bytes is 1", |config, _| config["limits"]["flow_buffer_bytes"] = json!(1)),
+            ("wide_buffer_bytes is 1", |config, _| config["limits"]["wide_buffer_bytes"] = json!(1)),
             ("descriptor 4 twice", |config, _| config["qemu_fd"] = json!(4)),
             ("guest_port is 0", |config, _| config["ports"][0]["guest_port"] = json!(0)),
             ("port 80 twice", |config, mut port| {

@@ -167,13 +167,12 @@ impl Engine {
     #[must_use]
     pub fn new(parts: Parts, now: Instant) -> Self {
         let Parts { gate, mtu, limits, resolvers, seed } = parts;
-        let buffer_bytes = usize::try_from(limits.flow_buffer_bytes).unwrap_or(usize::MAX);
         Self {
             medium: Medium::new(mtu.clamp(link::MIN_MTU, link::MAX_MTU).into(), seed, now),
             gate,
             questions: Questions::new(resolvers),
             counters: Counters::default(),
-            tcp: tcp::Flows::new(limits.tcp_flows, buffer_bytes),
+            tcp: tcp::Flows::new(&limits),
             udp: udp::Flows::new(limits.udp_flows),
         }
     }

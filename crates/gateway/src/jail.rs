@@ -78,11 +78,12 @@ fn no_new_privileges() -> Result<()> {
 }
 
 fn limit_resources(config: &Config) -> Result<()> {
-    let Limits { tcp_flows, udp_flows, flow_buffer_bytes } = config.limits;
+    let Limits { tcp_flows, udp_flows, flow_buffer_bytes, wide_flows, wide_buffer_bytes } = config.limits;
     let flows = u64::from(tcp_flows);
     let ports = u64::try_from(config.ports.len())?;
     // Twice the buffers: the allocator may not give back at once what a flow held.
-    let bytes = BASE_BYTES + flows * u64::from(flow_buffer_bytes) * 2 * 2;
+    let buffers = flows * u64::from(flow_buffer_bytes) + u64::from(wide_flows) * u64::from(wide_buffer_bytes);
+    let bytes = BASE_BYTES + buffers * 2 * 2;
     let descriptors = BASE_DESCRIPTORS + flows + u64::from(udp_flows) + ports;
     for (resource, most) in [(Resource::As, bytes), (Resource::Nofile, descriptors), (Resource::Core, 0)] {
         let hard = rustix::process::getrlimit(resource).maximum.map_or(most, |maximum| maximum.min(most));

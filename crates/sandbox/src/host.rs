@@ -38,7 +38,7 @@ const EMULATION_CEILING_MIB: u64 = 384;
 /// The same without a translation buffer. Not measured under an accelerator.
 const ACCELERATION_CEILING_MIB: u64 = 128;
 
-/// What a gateway may take. It needs 10, and what its connections hold when all of them wait for the other end is 128.
+/// What a gateway may take. It needs 4, and what its connections hold when all of them wait for the other end is 144.
 const GATEWAY_CEILING_MIB: u64 = 192;
 
 /// What VMs are made of on this machine.

@@ -27,6 +27,14 @@ impl std::fmt::Debug for Connection {
     }
 }
 
+/// Bytes that a connection may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Buffers {
+    /// Of the guest: its window.
+    pub(crate) from_guest: usize,
+    pub(crate) to_guest: usize,
+}
+
 /// How far the guest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guest {
@@ -64,8 +72,8 @@ pub(crate) enum Stop {
 
 impl Connection {
     /// The connection that the guest opens with `syn`.
-    pub(crate) fn accepted(medium: &mut Medium, buffer_bytes: usize, key: Key, syn: &[u8], now: Instant) -> Self {
-        let mut connection = Self::closed(buffer_bytes);
+    pub(crate) fn accepted(medium: &mut Medium, buffers: Buffers, key: Key, syn: &[u8], now: Instant) -> Self {
+        let mut connection = Self::closed(buffers);
         let here = IpListenEndpoint { addr: Some((*key.other.ip()).into()), port: key.other.port() };
         // A fresh socket listens, and no port of a checked packet is zero.
         let _ = connection.socket_mut().listen(here);
@@ -74,17 +82,17 @@ impl Connection {
     }
 
     /// A connection to the guest's port, from an address and port of the gateway.
-    pub(crate) fn opened(medium: &mut Medium, buffer_bytes: usize, key: Key) -> Self {
-        let mut connection = Self::closed(buffer_bytes);
+    pub(crate) fn opened(medium: &mut Medium, buffers: Buffers, key: Key) -> Self {
+        let mut connection = Self::closed(buffers);
         let (guest, here) = ((GUEST, key.guest_port), (*key.other.ip(), key.other.port()));
         // A fresh socket connects; a port of zero leaves it closed, which is found when it is first served.
         let _ = connection.sockets.get_mut::<Socket<'_>>(connection.handle).connect(medium.context(), guest, here);
         connection
     }
 
-    fn closed(buffer_bytes: usize) -> Self {
-        let buffer = || SocketBuffer::new(vec![0; buffer_bytes]);
-        let mut socket = Socket::new(buffer(), buffer());
+    fn closed(buffers: Buffers) -> Self {
+        let buffer = |bytes| SocketBuffer::new(vec![0; bytes]);
+        let mut socket = Socket::new(buffer(buffers.from_guest), buffer(buffers.to_guest));
         // Bytes come here in the pieces that somebody wanted to send.
         socket.set_nagle_enabled(false);
         // An acknowledgement costs little on this link, and a sender that waits for one costs much.

@@ -5,7 +5,7 @@
 
 use super::{
     TcpFlow, Turn,
-    connection::{Connection, Guest},
+    connection::{Buffers, Connection, Guest},
     questions::Asker,
 };
 use crate::{
@@ -19,8 +19,11 @@ const LENGTH_BYTES: usize = 2;
 /// Longest question. A name has 255 bytes; the rest is room for options that nobody here reads.
 const MAX_QUESTION_BYTES: usize = 4096;
 
-/// Bytes that such a connection may hold each way: the longest answer and its length.
-pub(crate) const BUFFER_BYTES: usize = 64 * 1024 + LENGTH_BYTES;
+/// Bytes that such a connection may hold.
+pub(crate) const BUFFERS: Buffers = Buffers { from_guest: BUFFER_BYTES, to_guest: BUFFER_BYTES };
+
+/// The longest answer and its length.
+const BUFFER_BYTES: usize = 64 * 1024 + LENGTH_BYTES;
 
 /// One connection with questions.
 #[derive(Debug)]

@@ -18,7 +18,7 @@ use std::{
 
 use super::{
     End, Key, TcpFlow, Turn,
-    connection::{Connection, Guest, Movement, Stop},
+    connection::{Buffers, Connection, Guest, Movement, Stop},
     conversation::Conversation,
     gate::{Hello, Scan},
 };
@@ -111,10 +111,10 @@ impl Flow {
     }
 
     /// The socket outside is connected, or will never be.
-    pub(crate) fn dialed(&mut self, id: TcpFlow, is_connected: bool, buffer_bytes: usize, turn: &mut Turn<'_>) {
+    pub(crate) fn dialed(&mut self, id: TcpFlow, is_connected: bool, buffers: Buffers, turn: &mut Turn<'_>) {
         self.stage = match (mem::replace(&mut self.stage, Stage::Over), is_connected) {
             (Stage::Dialing { syn }, true) => {
-                let connection = Connection::accepted(turn.medium, buffer_bytes, self.key, &syn, turn.now);
+                let connection = Connection::accepted(turn.medium, buffers, self.key, &syn, turn.now);
                 self.opened(connection, turn)
             }
             (Stage::Permitted { connection }, true) => self.opened(connection, turn),

@@ -5,12 +5,19 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem,
     net::SocketAddrV4,
     time::Instant,
 };
 
-use super::{Key, SOON, TcpFlow, Turn, connection::Connection, conversation, flow::Flow};
+use super::{
+    Key, SOON, TcpFlow, Turn,
+    connection::{Buffers, Connection},
+    conversation,
+    flow::Flow,
+};
 use crate::{
+    config::Limits,
     link::GATEWAY,
     names::Verdict,
     policy::{Protocol, Refusal},
@@ -26,12 +33,18 @@ pub(crate) const FIRST_OWN_PORT: u16 = 49_152;
 #[derive(Debug)]
 pub(crate) struct Flows {
     places: Vec<Place>,
+    /// When the flow in each place is to be served though nothing happened. Apart from the places, because all are looked at in
+    /// every turn.
+    dues: Vec<Option<Instant>>,
     by_key: HashMap<Key, TcpFlow>,
     free: Vec<TcpFlow>,
     /// What is to be served, each once.
     listed: VecDeque<TcpFlow>,
-    /// Bytes that a flow may hold each way.
-    buffer_bytes: usize,
+    /// What a flow may hold, and one that is wide.
+    narrow: Buffers,
+    wide: Buffers,
+    /// How many flows more may be wide.
+    wide_left: u16,
     next_port: u16,
     next_serial: u64,
 }
@@ -39,18 +52,25 @@ pub(crate) struct Flows {
 #[derive(Debug, Default)]
 struct Place {
     flow: Option<Flow>,
-    /// When it is to be served though nothing happened. Beside the flow, so that looking at all of them looks at little.
-    due: Option<Instant>,
+    /// Its flow is wide.
+    is_wide: bool,
 }
 
 impl Flows {
-    pub(crate) fn new(flows: u16, buffer_bytes: usize) -> Self {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let flows = limits.tcp_flows;
+        let [to_guest, wide] = [limits.flow_buffer_bytes, limits.wide_buffer_bytes]
+            .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
         Self {
             places: (0..flows).map(|_| Place::default()).collect(),
+            dues: vec![None; flows.into()],
             by_key: HashMap::new(),
             free: (0..flows).rev().map(TcpFlow).collect(),
             listed: VecDeque::with_capacity(flows.into()),
-            buffer_bytes,
+            narrow: Buffers { from_guest: to_guest, to_guest },
+            // A guest that is sent more at once loses some of it, and notices after a second.
+            wide: Buffers { from_guest: wide, to_guest: to_guest.max(wide / 2) },
+            wide_left: limits.wide_flows,
             next_port: FIRST_OWN_PORT,
             next_serial: 0,
         }
@@ -86,10 +106,12 @@ impl Flows {
         let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
         let (serial, now) = (self.serial(), turn.now);
         let flow = if asks {
-            Flow::asking(key, serial, Connection::accepted(turn.medium, conversation::BUFFER_BYTES, key, syn, now), now)
+            Flow::asking(key, serial, Connection::accepted(turn.medium, conversation::BUFFERS, key, syn, now), now)
         } else if verdict == Verdict::InspectTls {
-            Flow::inspecting(key, serial, Connection::accepted(turn.medium, self.buffer_bytes, key, syn, now), now)
+            let buffers = self.claim(id);
+            Flow::inspecting(key, serial, Connection::accepted(turn.medium, buffers, key, syn, now), now)
         } else if turn.outside.dial(id, key.other) {
+            self.claim(id);
             Flow::dialing(key, serial, syn, now)
         } else {
             self.free.push(id);
@@ -105,7 +127,7 @@ impl Flows {
     pub(crate) fn accept(&mut self, guest_port: u16, turn: &mut Turn<'_>) -> Result<TcpFlow, Refusal> {
         let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
         let key = self.own_key(guest_port);
-        let connection = Connection::opened(turn.medium, self.buffer_bytes, key);
+        let connection = Connection::opened(turn.medium, self.claim(id), key);
         let serial = self.serial();
         turn.counters.accepted += 1;
         self.put(id, Flow::accepted(key, serial, connection, turn.now));
@@ -121,6 +143,22 @@ impl Flows {
                 return key;
             }
         }
+    }
+
+    /// Makes the flow that takes this place a wide one, if there may be one more. Returns what it may hold.
+    fn claim(&mut self, id: TcpFlow) -> Buffers {
+        if let Some(place) = self.places.get_mut(usize::from(id.0))
+            && let Some(left) = self.wide_left.checked_sub(1)
+        {
+            (self.wide_left, place.is_wide) = (left, true);
+        }
+        self.buffers(id)
+    }
+
+    /// What the flow in this place may hold.
+    fn buffers(&self, id: TcpFlow) -> Buffers {
+        let is_wide = self.places.get(usize::from(id.0)).is_some_and(|place| place.is_wide);
+        if is_wide { self.wide } else { self.narrow }
     }
 
     fn serial(&mut self) -> u64 {
@@ -151,9 +189,9 @@ impl Flows {
 
     /// The socket outside is connected, or will never be.
     pub(crate) fn dialed(&mut self, id: TcpFlow, is_connected: bool, turn: &mut Turn<'_>) {
-        let buffer_bytes = self.buffer_bytes;
+        let buffers = self.buffers(id);
         if let Some(flow) = self.flow(id) {
-            flow.dialed(id, is_connected, buffer_bytes, turn);
+            flow.dialed(id, is_connected, buffers, turn);
         }
         self.list(id);
     }
@@ -186,14 +224,16 @@ impl Flows {
                 return;
             }
             let Some(id) = self.listed.pop_front() else { return };
-            let Some(place) = self.places.get_mut(usize::from(id.0)) else { continue };
+            let number = usize::from(id.0);
+            let Some((place, due)) = self.places.get_mut(number).zip(self.dues.get_mut(number)) else { continue };
             let Some(flow) = &mut place.flow else { continue };
             flow.is_listed = false;
             // A flow that is served cannot be due at once again: nothing changes until something happens.
-            place.due = flow.serve(id, turn).map(|due| due.max(turn.now + SOON));
-            if place.due.is_none() {
+            *due = flow.serve(id, turn).map(|due| due.max(turn.now + SOON));
+            if due.is_none() {
                 self.by_key.remove(&flow.key);
                 place.flow = None;
+                self.wide_left += u16::from(mem::take(&mut place.is_wide));
                 self.free.push(id);
             } else if !turn.medium.out.has_room() {
                 self.list(id);
@@ -203,8 +243,8 @@ impl Flows {
 
     /// Lists what is due.
     pub(crate) fn expire(&mut self, now: Instant) {
-        for number in 0..self.places.len() {
-            let is_due = self.places.get(number).is_some_and(|place| place.due.is_some_and(|due| due <= now));
+        for number in 0..self.dues.len() {
+            let is_due = self.dues.get(number).is_some_and(|due| due.is_some_and(|due| due <= now));
             if let Some(id) = u16::try_from(number).ok().filter(|_| is_due) {
                 self.list(TcpFlow(id));
             }
@@ -212,6 +252,6 @@ impl Flows {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
-        self.places.iter().filter_map(|place| place.due).min()
+        self.dues.iter().copied().flatten().min()
     }
 }
