@@ -13,7 +13,7 @@ use exec_sandbox_gateway::{
     link,
 };
 use exec_sandbox_wire as wire;
-use rustix::pipe::PipeFlags;
+use rustix::{net::sockopt, pipe::PipeFlags};
 use tokio::net::{UnixStream, unix::pipe};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -32,6 +32,9 @@ const CONFIG_FD: i32 = 3;
 const QEMU_FD: i32 = 4;
 const REPORT_FD: i32 = 5;
 const FIRST_PORT_FD: i32 = 6;
+
+/// What the gateway may be behind QEMU: the more, the seldomer a guest that sends fast has to wait. What the kernel gives is less.
+const LINK_SEND_BUFFER_BYTES: usize = 1024 * 1024;
 
 /// The guest's place in its network, as it is told.
 pub(in crate::vm) const LINK: wire::Network = wire::Network {
@@ -87,6 +90,8 @@ impl Plan {
     ) -> Result<Self, PlanError> {
         let ports = network::bind(&network.expose)?;
         let (link, gateways_link) = StdUnixStream::pair()?;
+        // Where the kernel does not give so much, it gives what it may. The gateway does the same at its end.
+        let _ = sockopt::set_socket_send_buffer_size(&link, LINK_SEND_BUFFER_BYTES);
         let (reports, gateways_reports) = StdUnixStream::pair()?;
         let (stderr, gateways_stderr) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let numbered = || (FIRST_PORT_FD..).zip(&ports);
