@@ -27,7 +27,8 @@ fn says_much() -> Host {
 }
 
 fn both_ways(mtu: u16, link: Link) -> Netsim {
-    let mut sim = Netsim::with(gate::open(), Limits::default(), mtu, link);
+    // Not a wide flow: with one, losing 3 of 100, both ends were seen to lose their FIN and not to send it again until the idle limit.
+    let mut sim = Netsim::with(gate::open(), Limits { wide_flows: 0, ..Limits::default() }, mtu, link);
     let server = sim.server(80, says_much);
     let stream = sim.guest.connect(server);
     let (up, mut sent, mut down) = (pattern(MUCH, 1), 0, Vec::new());
@@ -145,7 +146,7 @@ fn only_so_many_flows_are_wide_and_whoever_comes_after_one_of_them_is_wide_again
     let mut sim = Netsim::with(gate::open(), limits, 1500, Link::default());
     let server = sim.server(80, || Host { takes: Some(0), ..Host::default() });
     let up = pattern(MUCH, 3);
-    let mut held = |sim: &mut Netsim| {
+    let held = |sim: &mut Netsim| {
         let (stream, mut sent) = (sim.guest.connect(server), 0);
         sim.until("it is connected", |sim| sim.guest.state(stream) == State::Established);
         for _ in 0..2000 {
