@@ -3,6 +3,7 @@
 //! The child is the program itself, never a wrapper: signals, accounting and death concern it and nothing in between. What is
 //! owned here is one process; which process, and what its death means, is the supervisor's.
 
+mod calls;
 mod cgroup;
 mod child;
 mod confinement;

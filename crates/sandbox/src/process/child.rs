@@ -4,10 +4,10 @@
 //! that glibc would carry to every thread of the process, as it does when the user changes, go to the kernel directly.
 //!
 //! ```text
-//! session ─▶ control group ─▶ namespaces ─▶ descriptors ─▶ limits ─▶ user ─▶ capabilities ─▶ death signal ─▶ Landlock ─▶ program
+//! session ─▶ control group ─▶ namespaces ─▶ descriptors ─▶ limits ─▶ user ─▶ capabilities ─▶ death signal ─▶ Landlock ─▶ filter ─▶ program
 //! ```
 //! What needs privileges comes before they are given up. The death signal comes after the user has changed, which clears it, and
-//! Landlock last, because it would refuse what the steps before it open.
+//! Landlock and the filter last, because they would refuse what the steps before them do.
 #![expect(unsafe_code, reason = "what the child does before it executes has no safe interface")]
 
 use std::{
@@ -47,6 +47,7 @@ pub(crate) enum Step {
     Privileges,
     DeathSignal,
     Landlock,
+    Filter,
     Reach,
     Execute,
 }
@@ -64,6 +65,7 @@ pub(super) struct Plan<'a> {
     pub(super) own_user: Option<&'a OwnUser>,
     /// Lies above every target of a move.
     pub(super) landlock: Option<RawFd>,
+    pub(super) filter: Option<&'a libc::sock_fprog>,
     pub(super) end: End<'a>,
     pub(super) failed: Option<(Step, Errno)>,
 }
@@ -88,6 +90,7 @@ impl std::fmt::Display for Step {
             Self::Privileges => "giving up privileges",
             Self::DeathSignal => "binding its life to ours",
             Self::Landlock => "confining it by Landlock",
+            Self::Filter => "filtering its system calls",
             Self::Reach => "opening what the program needs",
             Self::Execute => "executing the program",
         })
@@ -129,6 +132,12 @@ fn prepare(plan: &Plan<'_>) -> Result<(), (Step, Errno)> {
         checked(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, ruleset, 0) }).map_err(at(Step::Landlock))?;
     }
     reset_signals();
+    if let Some(filter) = plan.filter {
+        let filter: *const libc::sock_fprog = filter;
+        // SAFETY: the kernel reads the program, which the parent holds.
+        checked(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, filter) })
+            .map_err(at(Step::Filter))?;
+    }
     Ok(())
 }
 

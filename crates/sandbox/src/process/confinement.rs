@@ -16,6 +16,7 @@ use rustix::{io::Errno, thread::Gid};
 use tracing::debug;
 
 use super::{
+    calls::{Filter, NoFilter},
     cgroup::{Delegated, NoGroups, VmCgroup},
     child::Step,
     jail::{Jail, Limits, Namespaces, OwnUser, Ruleset},
@@ -52,6 +53,7 @@ pub(crate) struct Confinement {
     pub(crate) landlock: Result<Ruleset, Missing>,
     pub(crate) own_user: Result<OwnUser, Missing>,
     pub(crate) namespaces: Result<Namespaces, Missing>,
+    pub(crate) calls: Result<Filter, Missing>,
     pub(crate) groups: Result<Delegated, Missing>,
 }
 
@@ -60,6 +62,8 @@ pub(crate) struct Confinement {
 pub(crate) enum Missing {
     #[error(transparent)]
     Landlock(#[from] LandlockError),
+    #[error(transparent)]
+    Filter(#[from] NoFilter),
     #[error("making a network without interfaces")]
     Network(#[source] io::Error),
     #[error("no other user may use {KVM}, and no group")]
@@ -89,6 +93,9 @@ impl Missing {
             Self::Landlock(_) | Self::Refused { step: Step::Landlock, .. } => {
                 "use Linux 5.13 or newer with landlock among its security modules (lsm=)"
             }
+            Self::Filter(_) | Self::Refused { step: Step::Filter, .. } => {
+                "use a kernel with filters of system calls (CONFIG_SECCOMP_FILTER)"
+            }
             Self::KvmOfOneUser => "give /dev/kvm to a group that may read and write it",
             Self::Refused { step: Step::Reach, .. } => {
                 "make QEMU, the gateway and the image's files readable for every user"
@@ -111,6 +118,7 @@ impl Confinement {
             landlock: rules(subject).map_err(Missing::from),
             own_user: own_user(subject),
             namespaces: Namespaces::new().map_err(Missing::Network),
+            calls: Filter::of_qemu().map_err(Missing::from),
             groups: Delegated::find(named).map_err(Missing::from),
         };
         let rehearsed =
@@ -129,6 +137,7 @@ impl Confinement {
             namespaces: self.namespaces.as_ref().ok().cloned(),
             own_user: self.own_user.as_ref().ok().cloned(),
             landlock: self.landlock.as_ref().ok().cloned(),
+            calls: self.calls.as_ref().ok().cloned(),
         }
     }
 
@@ -156,12 +165,13 @@ impl Confinement {
     }
 
     /// All layers.
-    pub(crate) fn layers(&self) -> [Layer<'_>; 4] {
+    pub(crate) fn layers(&self) -> [Layer<'_>; 5] {
         let landlock = landlock::abi().map_or_else(|| "Landlock".into(), |abi| format!("Landlock ABI {abi}"));
         [
             Layer { name: landlock, missing: self.landlock.as_ref().err() },
             Layer { name: "own uid".into(), missing: self.own_user.as_ref().err() },
             Layer { name: "namespaces net ipc uts".into(), missing: self.namespaces.as_ref().err() },
+            Layer { name: "filter of system calls".into(), missing: self.calls.as_ref().err() },
             Layer { name: "cgroup v2".into(), missing: self.groups.as_ref().err() },
         ]
     }
@@ -191,6 +201,7 @@ impl Confinement {
         let refused = Missing::Refused { step, source: errno };
         match step {
             Step::ControlGroup if self.groups.is_ok() => self.groups = Err(refused),
+            Step::Filter if self.calls.is_ok() => self.calls = Err(refused),
             Step::Namespaces if self.namespaces.is_ok() => self.namespaces = Err(refused),
             Step::OwnUser | Step::Reach if self.own_user.is_ok() => self.own_user = Err(refused),
             Step::Landlock | Step::Reach if self.landlock.is_ok() => self.landlock = Err(refused),

@@ -16,6 +16,8 @@ use rustix::{
     thread::Gid,
 };
 
+use super::calls::Filter;
+
 /// The first of the users that children are. Nobody else gives out numbers from here on: users of people and containers end at
 /// 1,879,048,191 in systemd's table, those that sssd computes for a directory end at 2,000,200,000, and systemd's next begin at
 /// 2,147,352,576.
@@ -28,6 +30,7 @@ pub(crate) struct Jail {
     pub(crate) namespaces: Option<Namespaces>,
     pub(crate) own_user: Option<OwnUser>,
     pub(crate) landlock: Option<Ruleset>,
+    pub(crate) calls: Option<Filter>,
 }
 
 /// Limits of the kernel for one process. There is none for processes, because the kernel counts those of a user, whichever

@@ -24,6 +24,7 @@ use rustix::{
 };
 
 use super::{
+    calls::Filter,
     cgroup::VmCgroup,
     child::{End, PARKED_FROM, Plan, Step, child},
     jail::{Jail, Limits},
@@ -203,6 +204,7 @@ impl Nursery {
         let landlock = jail.landlock.as_ref().map(|ruleset| park(ruleset.fd.as_fd())).transpose()?;
         let no_core_dump = (Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
         let limits: Vec<_> = jail.limits.into_iter().flat_map(Limits::to_kernel).chain([no_core_dump]).collect();
+        let filter = jail.calls.as_ref().map(Filter::to_kernel);
         let mut plan = Plan {
             parent: rustix::process::getpid(),
             cgroup: command.entrance(),
@@ -211,6 +213,7 @@ impl Nursery {
             limits: &limits,
             own_user: jail.own_user.as_ref(),
             landlock: landlock.as_ref().map(AsRawFd::as_raw_fd),
+            filter: filter.as_ref(),
             end,
             failed: None,
         };

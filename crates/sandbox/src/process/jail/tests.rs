@@ -87,7 +87,13 @@ fn the_layers_that_are_tested_here_are_named() {
         println!("SKIPPED: membership in control groups, because none can be made");
     }
     let (jail, there) = (found.jail(), found.layers().iter().filter(|layer| layer.missing.is_none()).count());
-    let used = [jail.landlock.is_some(), jail.own_user.is_some(), jail.namespaces.is_some(), found.groups.is_ok()];
+    let used = [
+        jail.landlock.is_some(),
+        jail.own_user.is_some(),
+        jail.namespaces.is_some(),
+        jail.calls.is_some(),
+        found.groups.is_ok(),
+    ];
     assert_eq!(used.iter().filter(|used| **used).count(), there, "what is there is used");
 }
 
@@ -156,6 +162,24 @@ async fn a_confined_child_has_no_tcp() {
     if jail.namespaces.is_some() {
         assert!(!shell_says(jail, &script).await.contains("connected"));
     }
+}
+
+#[tokio::test]
+async fn a_filtered_child_has_no_sockets_and_changes_no_file_by_name() {
+    let Some(calls) = layer(confinement().calls) else { return };
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let file = dir.path().join("file");
+    let dir = dir.path().display();
+    let script = format!(
+        "mkdir {dir}/new; mkfifo {dir}/pipe; ln {dir}/file {dir}/link; mv {dir}/file {dir}/moved; chmod 600 {dir}/*; \
+         touch -d 2000-01-01 {dir}/*; rm -r {dir}/*; bash -c 'echo > /dev/udp/127.0.0.1/9'; echo alive"
+    );
+    fs::write(&file, "text").expect("it is ours");
+    assert_eq!(shell_says(Jail::default(), &script).await, "alive\n", "without a filter nothing is refused");
+    fs::write(&file, "text").expect("it is ours");
+    let text = shell_says(Jail { calls: Some(calls), ..Jail::default() }, &script).await;
+    assert_eq!(text.matches("not permitted").count(), 9, "{text}");
+    assert!(text.ends_with("alive\n") && file.exists(), "{text}");
 }
 
 #[tokio::test]
