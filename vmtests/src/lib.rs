@@ -3,6 +3,8 @@
 //! The tests need the guest's assets (`cargo xtask assets`) and, where they run the command line, its program
 //! (`cargo build --package exec-sandbox-cli`); what is missing is named by the failure.
 
+#[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+pub mod puppet;
 pub mod session;
 
 use std::{

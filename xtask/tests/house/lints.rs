@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 23] = [
+const UNSAFE_ROOMS: [&str; 24] = [
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
     "crates/gateway/src/memory.rs",
@@ -30,6 +30,7 @@ const UNSAFE_ROOMS: [&str; 23] = [
     "faults/src/bin/fake-qemu/descriptors.rs",
     "faults/src/bin/fake-qemu/memory.rs",
     "faults/tests/suite/fork.rs",
+    "vmtests/src/puppet.rs",
 ];
 
 /// Lints that the rules of this house lean on.
