@@ -171,7 +171,11 @@ impl Pool {
             }
             Lack::Blank => {
                 let permit = self.admission.admit_blank().await?;
-                self.common.host.blanks.add(&self.common.host, permit).await
+                let host = Arc::clone(&self.common.host);
+                // A task of its own, which whoever closes waits for: the keeper may leave while a QEMU is being started.
+                let adding = self.common.alive.spawn(async move { host.blanks.add(&host, permit).await });
+                // It is never aborted; a panic has been told by then, and left nothing behind.
+                adding.await.unwrap_or(Ok(()))
             }
         }
     }

@@ -13,6 +13,7 @@ mod host;
 mod leftovers;
 mod monitor;
 mod network;
+mod pool;
 mod snapshots;
 mod spawn;
 mod teardown;

@@ -11,7 +11,10 @@ use std::{
 use tokio::sync::Notify;
 use tracing::{debug, warn};
 
-use super::phases::{BootError, Connected, Failed, Life, Outline, Prepared};
+use super::{
+    instance::Instance,
+    phases::{BootError, Connected, Failed, Life, Outline, Prepared},
+};
 use crate::{
     Error,
     admission::Permit,
@@ -24,7 +27,8 @@ pub(crate) struct Blanks {
     /// As many are kept.
     most: usize,
     memory_mib: u32,
-    waiting: Mutex<VecDeque<Blank>>,
+    /// None, once no more are to wait.
+    waiting: Mutex<Option<VecDeque<Blank>>>,
     /// Rung when one is taken.
     bell: Arc<Notify>,
 }
@@ -41,15 +45,15 @@ pub(super) struct Blank {
 impl Blanks {
     /// Up to `most` for guests of `memory_mib`.
     pub(crate) fn new(most: usize, memory_mib: u32, bell: Arc<Notify>) -> Self {
-        Self { most, memory_mib, waiting: Mutex::default(), bell }
+        Self { most, memory_mib, waiting: Mutex::new(Some(VecDeque::new())), bell }
     }
 
     /// Whether there are less than there should be.
     pub(crate) fn are_lacking(&self) -> bool {
-        self.waiting().len() < self.most
+        self.waiting().as_ref().is_some_and(|waiting| waiting.len() < self.most)
     }
 
-    /// Starts one more.
+    /// Starts one more. To be waited for: one that is being started when this is dropped lives on for a moment.
     pub(crate) async fn add(&self, host: &Arc<Host>, permit: Permit) -> Result<(), Error> {
         let vm_id = host::new_vm_id();
         match self.start(host, &vm_id).await {
@@ -58,12 +62,23 @@ impl Blanks {
                 permit.booted();
                 permit.give_back_cpu();
                 debug!(vm_id, memory_mib = self.memory_mib, "a QEMU waits for its guest");
-                self.waiting().push_back(Blank { vm_id, connected, _permit: permit });
+                let blank = Blank { vm_id, connected, _permit: permit };
+                let too_late = match &mut *self.waiting() {
+                    Some(waiting) => {
+                        waiting.push_back(blank);
+                        None
+                    }
+                    None => Some(blank),
+                };
+                if let Some(Blank { vm_id, connected, .. }) = too_late {
+                    end(&vm_id, connected.into_instance()).await;
+                }
                 Ok(())
             }
             Err(Failed { error, instance }) => {
-                // Dropped, it is killed and cleared up after.
-                drop(instance);
+                if let Some(instance) = instance {
+                    end(&vm_id, instance).await;
+                }
                 Err(error.into_error(&vm_id))
             }
         }
@@ -75,22 +90,22 @@ impl Blanks {
             return None;
         }
         loop {
-            let mut blank = self.waiting().pop_front()?;
+            let mut blank = self.waiting().as_mut()?.pop_front()?;
             self.bell.notify_one();
             if !blank.connected.has_ended().await {
                 return Some(blank);
             }
-            warn!(vm_id = blank.vm_id, "a QEMU ended while it waited for its guest");
+            let Blank { vm_id, connected, .. } = blank;
+            warn!(vm_id, "a QEMU ended while it waited for its guest");
+            end(&vm_id, connected.into_instance()).await;
         }
     }
 
-    /// Ends all of them.
+    /// Ends all of them, and whatever comes afterwards.
     pub(crate) async fn clear(&self) {
-        let all = std::mem::take(&mut *self.waiting());
-        for Blank { vm_id, connected, .. } in all {
-            if let Err(error) = connected.into_instance().tear_down().await {
-                warn!(vm_id, error = &error as &dyn std::error::Error, "the teardown is not complete");
-            }
+        let all = self.waiting().take();
+        for Blank { vm_id, connected, .. } in all.into_iter().flatten() {
+            end(&vm_id, connected.into_instance()).await;
         }
     }
 
@@ -101,7 +116,13 @@ impl Blanks {
         prepared.spawn().await?.connect().await
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Blank>> {
+    fn waiting(&self) -> MutexGuard<'_, Option<VecDeque<Blank>>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn end(vm_id: &str, mut instance: Instance) {
+    if let Err(error) = instance.tear_down().await {
+        warn!(vm_id, error = &error as &dyn std::error::Error, "the teardown is not complete");
     }
 }
