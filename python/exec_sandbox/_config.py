@@ -31,6 +31,7 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
         if field in config.model_fields_set and getattr(config, field):
             _logger.warning("SchedulerConfig.%s has no effect: %s", field, why)
     native["warm_pool_size"] = config.warm_pool_size
+    native["package_validation"] = config.enable_package_validation
     native["default_memory_mib"] = config.default_memory_mb
     native["default_timeout"] = config.default_timeout_seconds
     native["session_idle_timeout"] = config.session_idle_timeout_seconds
@@ -59,6 +60,7 @@ def of_settings(settings: Settings) -> _native.Config:
 def _defaults() -> _native.Config:
     return {
         "warm_pool_size": None,
+        "package_validation": None,
         "default_memory_mib": None,
         "default_timeout": None,
         "session_idle_timeout": None,

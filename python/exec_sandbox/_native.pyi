@@ -12,6 +12,7 @@ class Config(TypedDict):
     """A scheduler's configuration. Times are in seconds; None is the library's default."""
 
     warm_pool_size: int | None
+    package_validation: bool | None
     default_memory_mib: int | None
     default_timeout: float | None
     session_idle_timeout: float | None

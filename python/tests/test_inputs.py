@@ -61,6 +61,7 @@ _OF_A_VM: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"expose_ports": [70_000]}, ValueError, "between 1 and 65535"),
     ({"packages": ["requests"]}, PackageNotAllowedError, "requests"),
     ({"packages": ["requests>=2"]}, PackageNotAllowedError, "requests"),
+    ({"packages": ["reqeusts==2.32.3"]}, PackageNotAllowedError, "did you mean requests"),
     ({"packages": [f"p{n}==1" for n in range(51)]}, PackageNotAllowedError, "50"),
     ({"packages": ["coreutils==9"], "language": "raw"}, PackageNotAllowedError, "raw"),
     ({"packages": "requests==2"}, TypeError, "packages must be a list"),

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 #[pyo3(from_item_all)]
 pub(crate) struct Config {
     warm_pool_size: Option<usize>,
+    package_validation: Option<bool>,
     default_memory_mib: Option<u32>,
     default_timeout: Option<f64>,
     session_idle_timeout: Option<f64>,
@@ -84,6 +85,7 @@ impl Config {
             registries: registries.collect::<PyResult<_>>()?,
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
             warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
+            package_validation: self.package_validation.unwrap_or(default.package_validation),
             default_timeout: seconds(self.default_timeout).unwrap_or(default.default_timeout),
             session_idle_timeout: seconds(self.session_idle_timeout).unwrap_or(default.session_idle_timeout),
             images_dir: self.images_dir,

@@ -52,6 +52,9 @@ pub struct SchedulerConfig {
     pub offline: bool,
     /// Where what can be made again is kept. `None`: `$EXEC_SANDBOX_CACHE_DIR`, else the user's cache directory.
     pub cache_dir: Option<PathBuf>,
+    /// Whether packages have to be among those that are used most, by name: what is not may be a slip, under whose name somebody else
+    /// has published something.
+    pub package_validation: bool,
     /// VMs of each language that are kept ready, with the default memory and no network: at most 64. 0: none, and nothing is started
     /// ahead of need.
     pub warm_pool_size: usize,
@@ -113,6 +116,7 @@ impl Default for SchedulerConfig {
             auto_download_assets: true,
             offline: false,
             cache_dir: None,
+            package_validation: true,
             warm_pool_size: 0,
             blank_pool_size: None,
             snapshots: true,

@@ -1,7 +1,11 @@
 //! Packages: which a caller may ask for, in the form of the language's registry.
 //!
 //! A package is a name and one exact version. What may mean another version tomorrow (a range, a wildcard, a tag) or another
-//! source (a URL, a path, an alias) is refused. Whether there is such a package is not known here.
+//! source (a URL, a path, an alias) is refused. Whether there is such a package is not known here; whether many use it is.
+
+mod known;
+
+use known::Known;
 
 use crate::{Error, ErrorKind, Language};
 
@@ -14,15 +18,16 @@ const MAX_NAME_BYTES: usize = 214;
 /// Names that npm keeps for itself.
 const RESERVED: [&str; 2] = ["favicon.ico", "node_modules"];
 
-/// Checks the packages of one VM.
-pub(super) fn check(language: Language, packages: &[String]) -> Result<(), Error> {
+/// Checks the packages of one VM. If `only_known`, they have to be among those that are used most.
+pub(super) fn check(language: Language, packages: &[String], only_known: bool) -> Result<(), Error> {
     if packages.len() > MAX_PACKAGES {
         return Err(refused(format!("Too many packages: {} (max {MAX_PACKAGES})", packages.len())));
     }
-    packages.iter().try_for_each(|requirement| check_one(language, requirement))
+    packages.iter().try_for_each(|requirement| check_form(language, requirement))?;
+    if only_known { packages.iter().try_for_each(|requirement| check_known(language, requirement)) } else { Ok(()) }
 }
 
-fn check_one(language: Language, requirement: &str) -> Result<(), Error> {
+fn check_form(language: Language, requirement: &str) -> Result<(), Error> {
     let shown: String = requirement.chars().take(60).collect();
     let (is_pinned, form) = match language {
         Language::Python => (is_python(requirement), "name==version, such as requests==2.32.3"),
@@ -35,6 +40,21 @@ fn check_one(language: Language, requirement: &str) -> Result<(), Error> {
         return Ok(());
     }
     Err(refused(format!("Package {shown:?} is not pinned to one version of one package: write {form}")))
+}
+
+/// Checks that many use the package of a requirement whose form is right.
+fn check_known(language: Language, requirement: &str) -> Result<(), Error> {
+    let name = match language {
+        Language::Python => requirement.split(['[', '=']).next(),
+        Language::JavaScript => requirement.rsplit_once('@').map(|(name, _version)| name),
+        Language::Raw => None,
+    };
+    let name = name.unwrap_or(requirement);
+    let Known::No(meant) = known::look_up(language, name) else { return Ok(()) };
+    let suggestion = meant.map_or_else(String::new, |meant| format!(": did you mean {meant}?"));
+    let error = refused(format!("Package {name:?} is not among those of {language} that are used most{suggestion}"));
+    let remedy = "if the name is right, allow it: SchedulerConfig::package_validation, in Python enable_package_validation=False";
+    Err(error.remedied_by(remedy))
 }
 
 /// `name==version` or `name[extra,…]==version`, by PEP 508 and PEP 440.
@@ -138,7 +158,7 @@ mod tests {
     use super::*;
 
     fn message(language: Language, requirement: &str) -> Option<String> {
-        check(language, &[requirement.to_owned()]).err().map(|error| {
+        check(language, &[requirement.to_owned()], false).err().map(|error| {
             assert_eq!(error.kind(), ErrorKind::PackageNotAllowed);
             error.to_string()
         })
@@ -247,8 +267,26 @@ mod tests {
     }
 
     #[test]
+    fn a_package_that_few_use_is_refused_unless_all_are_allowed() {
+        for (language, known, slip, meant) in [
+            (Language::Python, "Uvicorn[standard]==0.30.1", "reqeusts==2.32.3", "requests"),
+            (Language::JavaScript, "@types/node@22.5.0", "lodahs@4.17.21", "lodash"),
+        ] {
+            assert!(check(language, &[known.to_owned()], true).is_ok(), "{known}");
+            let packages = [known.to_owned(), slip.to_owned()];
+            let error = check(language, &packages, true).expect_err("few use it");
+            assert_eq!(error.kind(), ErrorKind::PackageNotAllowed);
+            assert!(error.to_string().ends_with(&format!("that are used most: did you mean {meant}?")), "{error}");
+            assert!(error.remedy().is_some_and(|remedy| remedy.contains("package_validation")));
+            assert!(check(language, &packages, false).is_ok());
+        }
+        let error = check(Language::Python, &["zzzqqqxxxyyy==1".to_owned()], true).expect_err("nobody uses it");
+        assert!(error.to_string().ends_with("used most"), "{error}");
+    }
+
+    #[test]
     fn the_shell_has_no_packages_at_all() {
-        assert!(check(Language::Raw, &[]).is_ok());
+        assert!(check(Language::Raw, &[], true).is_ok());
         for requirement in ["curl", "requests==2.32.3", "lodash@4.17.21"] {
             assert!(message(Language::Raw, requirement).is_some_and(|text| text.contains("raw has no packages")));
         }
@@ -257,8 +295,8 @@ mod tests {
     #[test]
     fn the_number_and_the_lengths_have_a_limit() {
         let many: Vec<String> = (0..51).map(|n| format!("a{n}==1")).collect();
-        assert!(check(Language::Python, &many[..50]).is_ok());
-        let error = check(Language::Python, &many).expect_err("they are too many");
+        assert!(check(Language::Python, &many[..50], false).is_ok());
+        let error = check(Language::Python, &many, false).expect_err("they are too many");
         assert_eq!(error.to_string(), "Too many packages: 51 (max 50)");
         let named = |length: usize| format!("{}@1.0.0", "a".repeat(length));
         assert_eq!(message(Language::JavaScript, &named(MAX_NAME_BYTES)), None);
@@ -270,7 +308,7 @@ mod tests {
         #[test]
         fn what_is_allowed_has_nothing_in_it_that_a_shell_or_an_installer_reads(text in "[-a@=1.\\[\\]/+!*,;<>~^ \\n:_x]{0,16}") {
             for language in Language::ALL {
-                if check(language, std::slice::from_ref(&text)).is_ok() {
+                if check(language, std::slice::from_ref(&text), false).is_ok() {
                     prop_assert!(!text.starts_with(['-', '.', '/']), "{text:?}");
                     prop_assert!(!text.contains(['*', ';', '<', '>', '^', ' ', '\n', ':']), "{text:?}");
                     prop_assert!(!text.contains(".."), "{text:?}");

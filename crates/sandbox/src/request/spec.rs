@@ -73,7 +73,7 @@ impl VmSpec {
         for (name, id) in [("tenant_id", &tenant_id), ("task_id", &task_id)] {
             id.as_deref().map_or(Ok(()), |id| check_id(name, id))?;
         }
-        packages::check(language, &packages)?;
+        packages::check(language, &packages, config.package_validation)?;
         let network = ValidNetwork::of((network, expose), language, config, registries)?;
         check_supported(&packages)?;
         Ok(ValidVm { language, memory_mib, tenant_id, task_id, network, idle_timeout: None, boot_log })
