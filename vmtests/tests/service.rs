@@ -143,7 +143,7 @@ fn up_and_down_may_be_said_twice_and_down_leaves_nothing() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_vm_with_it_and_a_service_that_is_killed_nobodys_next_run() {
+fn a_client_that_leaves_takes_its_vm_with_it_and_after_a_service_that_was_killed_runs_go_on_alone() {
     let served = Served::new();
     let pool = served.world.vms();
     let mut child = served.endless();
