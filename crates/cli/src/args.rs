@@ -5,6 +5,7 @@
 mod bench;
 mod image;
 mod network;
+mod service;
 
 use std::{
     ffi::{OsStr, OsString},
@@ -23,6 +24,8 @@ pub(crate) use bench::{
 };
 pub(crate) use image::{ImageArgs, ImageCommand, PullArgs};
 use network::NetworkArgs;
+use service::{DOWN_NOTES, UP_NOTES};
+pub(crate) use service::{DownArgs, UpArgs};
 
 use crate::{
     exit::Status,
@@ -85,6 +88,12 @@ pub(crate) enum Command {
     /// Run code block by block in one VM that keeps what it holds
     #[command(after_help = SHELL_NOTES)]
     Shell(ShellArgs),
+    /// Keep VMs ready in the background for `sbx run`
+    #[command(after_help = UP_NOTES)]
+    Up(UpArgs),
+    /// End what `sbx up` has started
+    #[command(after_help = DOWN_NOTES)]
+    Down(DownArgs),
     /// List the VMs on this host, whoever started them
     Ps(PsArgs),
     /// End VMs
@@ -157,6 +166,9 @@ pub(crate) struct RunArgs {
     /// Show the guest's boot log on standard error; booting takes longer
     #[arg(long)]
     pub(crate) debug: bool,
+    /// Do without the service that `sbx up` has started
+    #[arg(long)]
+    pub(crate) no_service: bool,
     #[command(flatten)]
     pub(crate) host: HostArgs,
     /// Sources and `-c` in the order in which they were typed.

@@ -13,6 +13,7 @@ use crate::{
     failure::Failure,
     print::{self, ERROR, HELP, OK, WARNING},
     progress::Progress,
+    service,
 };
 
 /// Examines the host. Fails like a run would if a run would.
@@ -31,12 +32,18 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Status, Failure> {
 
 async fn examine(args: &DoctorArgs) -> Result<Report, Failure> {
     let progress = Progress::start("examining this host", io::stderr().is_terminal());
+    let config = args.host.config();
+    let examined = async {
+        let mut report = doctor::examine(config.clone()).await?;
+        report.checks.push(service::check(&config).await);
+        Ok(report)
+    };
     let report = tokio::select! {
-        report = doctor::examine(args.host.config()) => report,
+        report = examined => report,
         never = progress.appear() => never,
     };
     progress.end();
-    Ok(report?)
+    report
 }
 
 fn page(report: &Report) -> String {

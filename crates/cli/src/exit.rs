@@ -35,7 +35,11 @@ impl Status {
         all.into_iter().find(|status| *status != Self::SUCCESS).unwrap_or(Self::SUCCESS)
     }
 
-    #[cfg(test)]
+    /// What another process of this program has ended with, or would have.
+    pub(crate) fn of(code: u8) -> Self {
+        Self(code)
+    }
+
     pub(crate) fn code(self) -> u8 {
         self.0
     }

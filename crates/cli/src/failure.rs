@@ -1,8 +1,8 @@
 //! Why `sbx` did not do what it was asked. A program that fails is no failure of `sbx`.
 
-use std::{error::Error as _, io};
+use std::{borrow::Cow, error::Error as _, io};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{exit::Status, interrupt::Signal};
 
@@ -19,6 +19,8 @@ pub(crate) enum Failure {
     Host { doing: &'static str, cause: io::Error },
     /// A file did not get to its destination.
     Transfer { doing: String, cause: Box<Self> },
+    /// Another process of this user failed, or is in the way.
+    Told { explanation: Explanation, status: Status },
     /// A program that `sbx bench` brings along did not do what it does.
     Bench(String),
     /// The user, or the system, wants `sbx` to end.
@@ -28,10 +30,10 @@ pub(crate) enum Failure {
 }
 
 /// A failure in words, for people and for programs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Explanation {
-    /// A stable name: the library's, or `usage`, `io`, `bench`, `interrupted`, `broken_pipe`.
-    pub(crate) kind: &'static str,
+    /// A stable name: the library's, or `usage`, `io`, `service`, `bench`, `interrupted`, `broken_pipe`.
+    pub(crate) kind: Cow<'static, str>,
     /// What was being done to what.
     pub(crate) message: String,
     /// Why it failed, the nearest cause first.
@@ -65,7 +67,8 @@ impl Failure {
 
     /// The failure in words.
     pub(crate) fn explain(&self) -> Explanation {
-        let plain = |kind, message: String| Explanation { kind, message, causes: Vec::new(), remedy: None };
+        let plain =
+            |kind: &'static str, message| Explanation { kind: kind.into(), message, causes: Vec::new(), remedy: None };
         match self {
             Self::Usage { message, help } => Explanation { remedy: help.clone(), ..plain("usage", message.clone()) },
             Self::Clap(error) => Explanation {
@@ -82,6 +85,7 @@ impl Failure {
                 explanation.causes.insert(0, nearest);
                 explanation
             }
+            Self::Told { explanation, .. } => explanation.clone(),
             Self::Bench(message) => plain("bench", message.clone()),
             Self::Interrupted(signal) => plain("interrupted", format!("ended by {}", signal.name())),
             Self::BrokenPipe => plain("broken_pipe", "nobody reads standard output".into()),
@@ -95,6 +99,7 @@ impl Failure {
             Self::Clap(_) => Status::SUCCESS,
             Self::Sandbox(error) => error.kind().into(),
             Self::Transfer { cause, .. } => cause.status(),
+            Self::Told { status, .. } => *status,
             Self::Host { .. } | Self::Bench(_) => Status::SANDBOX,
             Self::Interrupted(signal) => signal.status(),
             Self::BrokenPipe => Status::broken_pipe(),
@@ -112,7 +117,7 @@ impl From<&exec_sandbox::Error> for Explanation {
     fn from(error: &exec_sandbox::Error) -> Self {
         let causes = std::iter::successors(error.source(), |cause| (*cause).source());
         Self {
-            kind: error.kind().name(),
+            kind: error.kind().name().into(),
             message: error.to_string(),
             causes: causes.map(ToString::to_string).collect(),
             remedy: error.remedy().map(str::to_owned),
@@ -141,7 +146,7 @@ mod tests {
         let cause = || Failure::host("writing out.csv", io::ErrorKind::StorageFull.into());
         let failure = Failure::transfer("downloading out.csv", cause());
         let told = failure.explain();
-        assert_eq!((told.kind, told.message.as_str()), ("io", "downloading out.csv"));
+        assert_eq!((&*told.kind, told.message.as_str()), ("io", "downloading out.csv"));
         assert_eq!(told.causes[0], "writing out.csv");
         assert_eq!(failure.status(), cause().status());
     }

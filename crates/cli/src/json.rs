@@ -218,7 +218,8 @@ mod tests {
             download_errors: Vec::new(),
         };
         insta::assert_snapshot!("ran", serde_json::to_string_pretty(&ran).expect("it is JSON"));
-        let error = Explanation { kind: "vm", message: "starting".into(), causes: vec!["gone".into()], remedy: None };
+        let error =
+            Explanation { kind: "vm".into(), message: "starting".into(), causes: vec!["gone".into()], remedy: None };
         let failed = Failed { source: Some("a.py"), error };
         insta::assert_snapshot!("failed", serde_json::to_string_pretty(&failed).expect("it is JSON"));
     }

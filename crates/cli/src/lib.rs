@@ -24,6 +24,7 @@ mod ps;
 mod run;
 mod scheduled;
 mod sequence;
+mod service;
 mod shell;
 mod source;
 mod table;
@@ -46,10 +47,15 @@ pub fn main() -> ExitCode {
 }
 
 fn execute(command: Command) -> Result<Status, Failure> {
-    log::start()?;
+    // A service in the background begins a log of another kind.
+    if !matches!(&command, Command::Up(args) if args.detached) {
+        log::start()?;
+    }
     match command {
         Command::Run(args) => run::run(args),
         Command::Shell(args) => shell::run(args),
+        Command::Up(args) => service::up(&args),
+        Command::Down(_) => service::down(),
         Command::Ps(args) => ps::run(&args),
         Command::Kill(args) => kill::run(&args),
         Command::Gc(args) => gc::run(&args),

@@ -97,7 +97,7 @@ mod tests {
     fn causes_follow_the_message_and_the_remedy_stands_alone() {
         let mut written = Vec::new();
         let told = Explanation {
-            kind: "vm",
+            kind: "vm".into(),
             message: "starting QEMU".into(),
             causes: vec!["it ended".into(), "exit status 1".into()],
             remedy: Some("run `sbx doctor`".into()),

@@ -1,8 +1,9 @@
-//! `sbx run`: every source in a VM of its own, all at once, shown one after the other.
+//! `sbx run`: every source in a VM of its own, all at once, shown one after the other. The VMs are this process's, or those of a service
+//! that is up.
 
 use std::io::{self, IsTerminal as _};
 
-use exec_sandbox::{Outcome, Output, Scheduler};
+use exec_sandbox::{Outcome, Output, Scheduler, SchedulerConfig};
 use futures_util::future;
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -19,6 +20,7 @@ use crate::{
     printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
     progress::Progress,
     scheduled::scheduled,
+    service::{self, Alone, HandedOver, Remote, served},
     source::{self, Source},
 };
 
@@ -30,6 +32,21 @@ mod with_files;
 enum Entry<'a> {
     Ran(Box<Ran<'a>>),
     Failed(Failed<'a>),
+}
+
+/// Who has the VM of a source.
+#[derive(Debug)]
+enum Host<'a> {
+    Own(&'a Scheduler),
+    /// It has the request already.
+    Service(&'a mut Remote),
+}
+
+impl<'a> Host<'a> {
+    /// Who has `run`, or would have it.
+    fn of(run: &'a mut Option<Remote>, scheduler: &'a Scheduler) -> Self {
+        run.as_mut().map_or(Host::Own(scheduler), Host::Service)
+    }
 }
 
 /// What came of one source.
@@ -55,8 +72,10 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
     let sources = source::resolve(&args.typed, args.language, &mut io::stdin().lock())?;
     crate::block_on(async move {
         let progress = Progress::start("checking QEMU and the image", wants_progress);
-        scheduled(args.network.over(args.host.config()), &progress, wants_notes, async |scheduler: &Scheduler| {
-            progress.say(&format!("running in a VM ({})", scheduler.facts().accelerator));
+        let config = args.network.over(args.host.config());
+        let mut handed_over = hand_over(&args, &config, &sources, plan.is_empty()).await;
+        let work = async |hosts: Vec<Host<'_>>, accelerator: &str| {
+            progress.say(&format!("running in a VM ({accelerator})"));
             let total = plan.bytes.saturating_mul(sources.len() as u64);
             let uploads = Meter::new(progress.clone(), "uploading", total);
             let wants_ports = (wants_notes || args.verbose) && !args.json;
@@ -69,18 +88,55 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
                 wants_notes,
             };
             let view = View { wants_notes, programs: !args.json, progress: progress.clone() };
-            let done = run_all(scheduler, &args, &sources, files, view).await?;
+            let done = run_all(hosts, &args, &sources, files, view).await?;
             if args.json {
-                print_json(&sources, &done, &scheduler.facts().accelerator)?;
+                print_json(&sources, &done, accelerator)?;
             }
             Ok(Status::first_failure(done.iter().flat_map(Done::statuses)))
+        };
+        if let Some(HandedOver { runs, accelerator, .. }) = &mut handed_over
+            && runs.iter().all(Option::is_some)
+        {
+            return served(runs, &progress, wants_notes, async |runs| {
+                work(runs.iter_mut().flatten().map(Host::Service).collect(), accelerator).await
+            })
+            .await;
+        }
+        let mut runs = handed_over.map(|handed_over| handed_over.runs).unwrap_or_default();
+        runs.resize_with(sources.len(), || None);
+        scheduled(config, &progress, wants_notes, async |scheduler: &Scheduler| {
+            let hosts = runs.iter_mut().map(|run| Host::of(run, scheduler)).collect();
+            work(hosts, &scheduler.facts().accelerator).await
         })
         .await
     })
 }
 
+/// Hands the runs to a service, if there is one that would do the same. What holds its VM itself is no run of this kind.
+async fn hand_over(
+    args: &RunArgs,
+    config: &SchedulerConfig,
+    sources: &[Source],
+    uploads_nothing: bool,
+) -> Option<HandedOver> {
+    let has_files = !uploads_nothing || !args.download.is_empty();
+    if args.no_service || service::is_unwanted() || has_files || !args.network.expose.is_empty() {
+        return None;
+    }
+    let requests = sources.iter().map(|source| args.request(source.language, &source.code)).collect();
+    let handed_over = service::hand_over(config, requests).await;
+    if args.verbose && !args.json {
+        match &handed_over {
+            Ok(HandedOver { pid, .. }) => print::note(&format!("run by the service, process {pid}")),
+            Err(Alone::NotUp) => {}
+            Err(alone) => print::note(&format!("run without a service: {}", alone.reason())),
+        }
+    }
+    handed_over.ok()
+}
+
 async fn run_all(
-    scheduler: &Scheduler,
+    hosts: Vec<Host<'_>>,
     args: &RunArgs,
     sources: &[Source],
     files: Files<'_>,
@@ -89,9 +145,9 @@ async fn run_all(
     let (events, feed) = mpsc::channel(PIECES_IN_FLIGHT);
     let labels = sources.iter().map(|source| source.label.clone()).collect();
     let mut printer = Printer::start(feed, labels, view)?;
-    let runs = sources.iter().enumerate().map(|(number, source)| {
+    let runs = sources.iter().zip(hosts).enumerate().map(|(number, (source, host))| {
         let feed = Feed { number, events: events.clone() };
-        run_one(scheduler, args, source, files, feed)
+        run_one(host, args, source, files, feed)
     });
     let runs = future::join_all(runs);
     drop(events);
@@ -104,14 +160,22 @@ async fn run_all(
     Ok(done)
 }
 
-async fn run_one(scheduler: &Scheduler, args: &RunArgs, source: &Source, files: Files<'_>, feed: Feed) -> Done {
-    let request = args.request(source.language, &source.code);
-    let done = if files.any() || !args.network.expose.is_empty() {
-        with_files::run(scheduler, request, files, &feed).await
-    } else {
-        let (pieces, arriving) = mpsc::channel(PIECES_IN_FLIGHT);
-        let (result, ()) = future::join(scheduler.run_streaming(request, pieces), feed.forward(arriving)).await;
-        Done { result: result.map_err(Failure::from), downloads: Vec::new() }
+async fn run_one(host: Host<'_>, args: &RunArgs, source: &Source, files: Files<'_>, feed: Feed) -> Done {
+    let (pieces, arriving) = mpsc::channel(PIECES_IN_FLIGHT);
+    let request = || args.request(source.language, &source.code);
+    let done = match host {
+        Host::Own(scheduler) if files.any() || !args.network.expose.is_empty() => {
+            with_files::run(scheduler, request(), files, &feed).await
+        }
+        Host::Own(scheduler) => {
+            let running = scheduler.run_streaming(request(), pieces);
+            let (result, ()) = future::join(running, feed.forward(arriving)).await;
+            Done { result: result.map_err(Failure::from), downloads: Vec::new() }
+        }
+        Host::Service(remote) => {
+            let (result, ()) = future::join(remote.run(pieces), feed.forward(arriving)).await;
+            Done { result, downloads: Vec::new() }
+        }
     };
     let failures = done.result.as_ref().err().into_iter().chain(&done.downloads).map(Failure::explain).collect();
     let outcome = done.result.as_ref().ok();

@@ -54,7 +54,7 @@ pub(crate) async fn scheduled_until<T>(
     }
 }
 
-fn cancelled<T>(signal: Signal, progress: &Progress) -> Result<T, Failure> {
+pub(crate) fn cancelled<T>(signal: Signal, progress: &Progress) -> Result<T, Failure> {
     progress.end();
     Err(Failure::Interrupted(signal))
 }

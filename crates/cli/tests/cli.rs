@@ -47,6 +47,8 @@ fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help", page(&["--help"]));
     insta::assert_snapshot!("help_run", page(&["run", "--help"]));
     insta::assert_snapshot!("help_shell", page(&["shell", "--help"]));
+    insta::assert_snapshot!("help_up", page(&["up", "--help"]));
+    insta::assert_snapshot!("help_down", page(&["down", "--help"]));
     insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
     insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
@@ -112,6 +114,44 @@ fn the_doctor_fails_where_nothing_would_run() {
     let failed: Vec<_> = checks.iter().filter(|check| check["status"] == "failure").collect();
     assert!(!failed.is_empty(), "{value}");
     assert!(failed.iter().all(|check| check["remedy"].is_string()), "{value}");
+}
+
+#[test]
+fn a_service_that_cannot_start_says_why_as_a_run_would() {
+    let output = sbx(&["up"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(output.stdout.is_empty());
+    assert!(stderr.contains("/nonexistent/qemu") && stderr.contains("\nhelp: "), "{stderr}");
+    let output = sbx(&["up", "--pool", "65"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("warm_pool_size must be at most 64"), "{stderr}");
+}
+
+#[test]
+fn a_service_that_is_not_up_is_down() {
+    let output = sbx(&["down"]);
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"No service is up.\n"[..]));
+    let (_, report) = json(&["doctor", "--json"]);
+    let checks = report["checks"].as_array().expect("there are checks");
+    let service = checks.iter().find(|check| check["name"] == "service").expect("it is one of them");
+    assert_eq!(service["status"], "ok", "{service}");
+}
+
+#[test]
+fn one_service_is_enough() {
+    let dir = tempfile::tempdir().expect("a directory is made");
+    let lock = std::fs::File::create(dir.path().join("service.lock")).expect("it is new");
+    lock.lock().expect("it is free");
+    let output = Command::new(env!("CARGO_BIN_EXE_sbx"))
+        .args(["up", "--foreground"])
+        .env("EXEC_SANDBOX_RUN_DIR", dir.path())
+        .output()
+        .expect("sbx runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(125), "{stderr}");
+    assert!(stderr.contains("service.lock is locked") && stderr.contains("`sbx down` ends"), "{stderr}");
 }
 
 #[test]

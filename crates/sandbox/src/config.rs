@@ -12,7 +12,7 @@ use crate::{
     accel::AccelRequest,
     network::Registries,
     paths::{self, Environment},
-    request, session,
+    private_dir, request, session,
     snapshot::{Limits, Store},
 };
 
@@ -165,6 +165,21 @@ impl SchedulerConfig {
     /// [`ErrorKind::Host`](crate::ErrorKind::Host) if neither says anything.
     pub fn cache_dir_in_use(&self) -> Result<PathBuf, Error> {
         self.cache_dir_in(&Environment::read())
+    }
+
+    /// The directory of running VMs under this configuration, made if it is missing: this user's alone, gone after a boot of the machine,
+    /// and with a path that is short enough for a socket in it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Host`](crate::ErrorKind::Host): it cannot be made, or others may write to it. An invalid field.
+    pub fn run_dir_in_use(&self) -> Result<PathBuf, Error> {
+        let run_dir = self.clone().resolve(&Environment::read())?.run_dir;
+        private_dir::create(&run_dir).map_err(|error| {
+            Error::new(ErrorKind::Host, format!("making the run directory {}", run_dir.display()))
+                .because(error)
+                .remedied_by("name another one in EXEC_SANDBOX_RUN_DIR")
+        })?;
+        Ok(run_dir)
     }
 
     /// Checks every field and fills what is missing from the environment.

@@ -52,6 +52,14 @@ pub struct Report {
     pub checks: Vec<Check>,
 }
 
+impl Check {
+    /// A finding of a face, which has more to examine than the library.
+    #[must_use]
+    pub fn new(name: &'static str, status: Status, detail: impl Into<String>, remedy: Option<String>) -> Self {
+        Self { name, status, detail: detail.into(), remedy }
+    }
+}
+
 impl Report {
     /// The worst status of all.
     #[must_use]

@@ -61,7 +61,7 @@ pub enum ErrorKind {
     OutputLimit,
     /// The guest refused the execution; the code did not run.
     Guest,
-    /// The scheduler has been closed; code that was running has been ended.
+    /// The scheduler has been closed, or the run was called off; code that was running has been ended.
     Closed,
     /// The path of a file cannot be one in the guest's home directory.
     InvalidPath,

@@ -21,6 +21,7 @@ pub mod assets;
 mod config;
 pub mod doctor;
 mod error;
+mod fingerprint;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod host;

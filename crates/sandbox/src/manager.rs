@@ -18,7 +18,7 @@ use crate::{
     pool::Pool,
     request::ValidVm,
     run_dir,
-    vm::Common,
+    vm::{Common, called_off},
 };
 
 /// How long [`VmManager::close`] waits for VMs that are being torn down.
@@ -89,7 +89,8 @@ impl VmManager {
     /// # Errors
     /// `spec` is invalid, there is no room, or the VM did not come up; see [`ErrorKind`].
     pub async fn create_vm(&self, spec: VmSpec) -> Result<QemuVm, Error> {
-        self.create(spec.validate(&self.common.config, &self.common.host.registries)?).await
+        let spec = spec.validate(&self.common.config, &self.common.host.registries)?;
+        self.create(spec, &CancellationToken::new()).await
     }
 
     /// Refuses new VMs, ends all there are, executions under way with [`ErrorKind::Closed`], and waits until every VM is confirmed
@@ -112,8 +113,8 @@ impl VmManager {
         })
     }
 
-    /// Boots a VM that has been checked.
-    pub(crate) async fn create(&self, spec: ValidVm) -> Result<QemuVm, Error> {
+    /// Boots a VM that has been checked. Called `off`, it returns when nothing is left of what was made.
+    pub(crate) async fn create(&self, spec: ValidVm, off: &CancellationToken) -> Result<QemuVm, Error> {
         // Before the look at `closing`, so that whoever closes waits for a call that has looked before.
         let _alive = self.common.alive.token();
         tokio::select! {
@@ -122,11 +123,11 @@ impl VmManager {
             () = self.common.closing.cancelled() => {
                 Err(Error::new(ErrorKind::Closed, "creating a VM: the scheduler has been closed"))
             }
-            vm = self.admit_and_boot(spec) => vm,
+            vm = self.admit_and_boot(spec, off) => vm,
         }
     }
 
-    async fn admit_and_boot(&self, spec: ValidVm) -> Result<QemuVm, Error> {
+    async fn admit_and_boot(&self, spec: ValidVm, off: &CancellationToken) -> Result<QemuVm, Error> {
         if spec.network.is_some() {
             // Before it waits for memory: without a gateway there will be no such VM.
             let host = Arc::clone(&self.common.host);
@@ -138,8 +139,11 @@ impl VmManager {
             return Ok(vm);
         }
         let charged = Charged { memory_mib: spec.memory_mib, has_network: spec.network.is_some() };
-        let permit = self.admit(charged).await?;
-        QemuVm::boot(&self.common, spec, permit).await
+        let permit = tokio::select! {
+            permit = self.admit(charged) => permit?,
+            () = off.cancelled() => return Err(called_off()),
+        };
+        QemuVm::boot(&self.common, spec, permit, off).await
     }
 
     /// Waits for memory and CPU; what the pool keeps makes room for whoever waits for memory.

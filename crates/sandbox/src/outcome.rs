@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use exec_sandbox_gateway::policy::Refusals;
+use serde::{Deserialize, Serialize};
 
 use crate::ExposedPort;
 
 /// How a program ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
     /// It ended by itself with this code.
     Code(i32),
@@ -36,15 +37,18 @@ impl Exit {
     }
 }
 
-/// A finished execution. A program that fails is an outcome too.
-#[derive(Clone, Debug)]
+/// A finished execution. A program that fails is an outcome too. Serialised it is without the bytes that were written, which no text
+/// carries well.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Outcome {
     /// How it ended.
     pub exit: Exit,
     /// All it wrote to standard output.
+    #[serde(skip)]
     pub stdout: Bytes,
     /// All it wrote to standard error, and the line about a timeout if there was one.
+    #[serde(skip)]
     pub stderr: Bytes,
     /// Where the time went.
     pub timing: Timing,
@@ -62,7 +66,7 @@ pub struct Outcome {
 
 /// What went through a VM's network, as its gateway counts it. What programs do between two executions counts for the second one, so
 /// that the figures of all outcomes add up to those of the VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct NetworkUsage {
     /// Bytes that the guest's programs sent, in TCP and UDP.
@@ -89,7 +93,7 @@ pub struct NetworkUsage {
 }
 
 /// Where a VM's guest came from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Origin {
     /// It was booted.
@@ -117,7 +121,7 @@ impl Origin {
 }
 
 /// Where the time went. The phases do not overlap; what did not take place is `None`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Timing {
     /// Where the VM's guest came from.
@@ -153,7 +157,7 @@ impl Timing {
 }
 
 /// What an execution used. The guest's own figures are information, not proof.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
     /// Guest: from the request to an interpreter that is ready.

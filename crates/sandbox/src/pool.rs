@@ -11,6 +11,7 @@ use std::{
 };
 
 use tokio::{sync::watch, time::timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::{
@@ -183,7 +184,7 @@ impl Pool {
     async fn make(&self, language: Language) -> Result<QemuVm, Error> {
         let spec = ValidVm::plain(language, self.common.config.default_memory_mib);
         let permit = self.admission.admit(spec.memory_mib, Priority::Low).await?;
-        let vm = QemuVm::boot(&self.common, spec, permit).await?;
+        let vm = QemuVm::boot(&self.common, spec, permit, &CancellationToken::new()).await?;
         for _ in 0..EXERCISES {
             vm.run(ValidExec::rehearsal(language, EXERCISE_TIMEOUT), None).await?;
         }

@@ -64,6 +64,11 @@ fn is_executable(path: &Path) -> bool {
     path.is_file() && rustix::fs::access(path, rustix::fs::Access::EXEC_OK).is_ok()
 }
 
+/// Where the program is that the settings name, or the `PATH`, and what changes when its file does.
+pub(crate) fn identity(arch: Arch, settings: &Settings) -> Result<String, Error> {
+    build(&locate(arch, settings.qemu.as_deref())?)
+}
+
 /// Changes when the file does: what was learned by running it is kept under this name.
 fn build(path: &Path) -> Result<String, Error> {
     let examined = fs::canonicalize(path).and_then(|path| Ok((fs::metadata(&path)?, path)));

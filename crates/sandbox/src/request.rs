@@ -11,6 +11,7 @@ mod spec;
 use std::time::Duration;
 
 use exec_sandbox_wire as wire;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use wire::limits;
 
@@ -31,7 +32,7 @@ pub const MAX_CODE_CHARS: usize = 1_048_576;
 pub const MAX_TIMEOUT: Duration = limits::MAX_EXEC_TIMEOUT;
 
 /// One execution in a fresh VM, as the caller gives it. Checked when it is run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RunRequest {
     /// The source.
     pub code: String,

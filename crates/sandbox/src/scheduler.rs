@@ -1,14 +1,15 @@
 //! The scheduler: the door of the library for whoever wants code run. It makes a VM for each run and ends it afterwards.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use tokio::{sync::mpsc, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     Error, Outcome, Output, RunRequest, SchedulerConfig, Session, SessionRequest, VmManager,
     outcome::Timing,
     request::ValidVm,
-    vm::{BootTiming, Ending, Executed},
+    vm::{self, BootTiming, Ending, Executed},
 };
 
 /// What the scheduler found on this machine and uses.
@@ -58,7 +59,7 @@ impl Scheduler {
     /// # Errors
     /// The sandbox failed, not the program: see [`ErrorKind`](crate::ErrorKind).
     pub async fn run(&self, request: RunRequest) -> Result<Outcome, Error> {
-        self.run_checked(request, None).await
+        self.run_checked(request, None, &CancellationToken::new()).await
     }
 
     /// Like [`run`](Self::run), and sends what the VM writes as it arrives. A slow receiver slows the program down; one that
@@ -67,7 +68,30 @@ impl Scheduler {
     /// # Errors
     /// As for [`run`](Self::run).
     pub async fn run_streaming(&self, request: RunRequest, output: mpsc::Sender<Output>) -> Result<Outcome, Error> {
-        self.run_checked(request, Some(output)).await
+        self.run_checked(request, Some(output), &CancellationToken::new()).await
+    }
+
+    /// Like [`run_streaming`](Self::run_streaming), until `called_off` is ready: then the VM is ended, and this returns once it is
+    /// confirmed dead. Whoever only drops the future does not learn when that is.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run), and [`ErrorKind::Closed`](crate::ErrorKind::Closed): it was called off.
+    pub async fn run_until(
+        &self,
+        request: RunRequest,
+        output: mpsc::Sender<Output>,
+        called_off: impl Future<Output = ()>,
+    ) -> Result<Outcome, Error> {
+        let off = CancellationToken::new();
+        let mut running = pin!(self.run_checked(request, Some(output), &off));
+        tokio::select! {
+            biased;
+            outcome = &mut running => outcome,
+            () = called_off => {
+                off.cancel();
+                running.await
+            }
+        }
     }
 
     /// Starts a session: a VM that is kept for many executions.
@@ -77,7 +101,7 @@ impl Scheduler {
     pub async fn session(&self, request: SessionRequest) -> Result<Session, Error> {
         let idle_timeout = Some(request.idle_timeout(self.config())?);
         let spec = ValidVm { idle_timeout, ..request.vm.validate(self.config(), self.manager.registries())? };
-        Ok(Session::of(self.manager.create(spec).await?))
+        Ok(Session::of(self.manager.create(spec, &CancellationToken::new()).await?))
     }
 
     /// Waits until the pool that [`warm_pool_size`](SchedulerConfig::warm_pool_size) asks for is full; at once if it asks for none.
@@ -97,15 +121,27 @@ impl Scheduler {
         self.manager.close().await
     }
 
-    async fn run_checked(&self, request: RunRequest, output: Option<mpsc::Sender<Output>>) -> Result<Outcome, Error> {
+    async fn run_checked(
+        &self,
+        request: RunRequest,
+        output: Option<mpsc::Sender<Output>>,
+        off: &CancellationToken,
+    ) -> Result<Outcome, Error> {
         let called = Instant::now();
         let (spec, execution) = request.validate(self.config(), self.manager.registries(), output.as_ref())?;
-        let vm = self.manager.create(spec).await?;
-        let executed = vm.run(execution, output).await;
+        let vm = self.manager.create(spec, off).await?;
+        let executed = tokio::select! {
+            executed = vm.run(execution, output) => executed,
+            () = off.cancelled() => Err(vm::called_off()),
+        };
         // A network is asked while it is there, and has nothing to tell of what came to nothing.
         let traffic = if executed.is_ok() { vm.traffic().await } else { None };
         let dying = Instant::now();
         let used = vm.end(Ending::AtOnce).await;
+        if executed.is_err() && off.is_cancelled() {
+            used?;
+            return Err(vm::called_off());
+        }
         let executed = executed?;
         let timing = timing(called, vm.boot_timing(), &executed, dying);
         executed.ran.into_outcome(&vm, timing, used?.into(), traffic)

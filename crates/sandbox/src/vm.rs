@@ -167,8 +167,14 @@ pub(crate) struct Common {
 }
 
 impl QemuVm {
-    /// Boots a VM; its owner is a task of its own.
-    pub(crate) async fn boot(common: &Common, spec: ValidVm, permit: Permit) -> Result<Self, Error> {
+    /// Boots a VM; its owner is a task of its own. Called `off`, it returns when nothing is left of what was made; dropped, that is
+    /// ended in the background.
+    pub(crate) async fn boot(
+        common: &Common,
+        spec: ValidVm,
+        permit: Permit,
+        off: &CancellationToken,
+    ) -> Result<Self, Error> {
         let (suggested, language) = (host::new_vm_id(), spec.language);
         let (mailbox, requests) = mpsc::channel(1);
         let (attention, grave) = (Arc::new(Notify::new()), Arc::<Grave>::default());
@@ -178,17 +184,25 @@ impl QemuVm {
             closing: common.closing.clone(),
             grave: Arc::clone(&grave),
         };
-        let (booted, answer) = oneshot::channel();
+        let (booted, mut answer) = oneshot::channel();
         let host = Arc::clone(&common.host);
         let (bell, supervised) =
             (Arc::clone(&common.host.bell), life::supervise(host, (suggested.clone(), spec), permit, desk, booted));
-        common.alive.spawn(async move {
+        let owner = common.alive.spawn(async move {
             supervised.await;
             bell.notify_one();
         });
         let closing = common.closing.clone();
-        let Booted { id, timing: booted, process, network } =
-            answer.await.map_err(|_gone| gone(&suggested, &closing))??;
+        let answer = tokio::select! {
+            answer = &mut answer => answer,
+            () = off.cancelled() => {
+                // Nobody wants it any more, which its owner sees by these; one that has panicked is gone as well.
+                drop((answer, mailbox));
+                let _ = owner.await;
+                return Err(called_off());
+            }
+        };
+        let Booted { id, timing: booted, process, network } = answer.map_err(|_gone| gone(&suggested, &closing))??;
         let (config, turn) = (Arc::clone(&common.config), Mutex::new(()));
         let tickets = AtomicU64::new(0);
         Ok(Self { id, language, config, process, network, booted, mailbox, attention, turn, tickets, closing, grave })
@@ -356,6 +370,11 @@ impl Channel<'_> {
 fn gone(vm_id: &str, closing: &CancellationToken) -> Error {
     let kind = if closing.is_cancelled() { ErrorKind::Closed } else { ErrorKind::Vm };
     Error::new(kind, "using a VM that has ended").on_vm(vm_id)
+}
+
+/// Its caller does not want what he asked for any more; nothing of it is left.
+pub(crate) fn called_off() -> Error {
+    Error::new(ErrorKind::Closed, "running a program: its caller has called it off")
 }
 
 /// The VM lives, and its agent does not answer.

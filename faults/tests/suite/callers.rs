@@ -1,6 +1,7 @@
 //! Callers who leave, and schedulers that are closed, at every moment of a run's life.
 
 use std::{
+    future::poll_fn,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -160,6 +161,32 @@ async fn a_caller_who_leaves_a_program_that_runs_ends_it() {
         serves(&scheduler).await;
         world.end(&scheduler, &before).await;
     }
+}
+
+/// The same for one who waits for the end: when he is told, nothing is left to wait for.
+#[tokio::test]
+async fn a_run_that_is_called_off_after_any_number_of_polls_is_over_when_it_returns() {
+    let world = World::playing(&["greet", "accept", "hello", "await-exec", "stdout all", "done"]);
+    let scheduler = world.scheduler().await;
+    serves(&scheduler).await;
+    let before = leftovers::descriptors();
+    let mut polls = 1;
+    loop {
+        let mut left = polls;
+        let called_off = poll_fn(|_| {
+            left -= 1;
+            if left == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let result = scheduler.run_until(faulty(), mpsc::channel(16).0, called_off).await;
+        world.assert_empty();
+        match result {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),
+        }
+        polls += 1;
+    }
+    assert!(polls > 2, "a run waits more than once");
+    world.end(&scheduler, &before).await;
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::{
 };
 
 use exec_sandbox_gateway::policy::{AllowList, Policy, Rules};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, ErrorKind, Language,
@@ -28,7 +29,7 @@ const MAX_LABEL_CHARS: usize = 63;
 ///
 /// Whatever it is, ports of the VM may be exposed besides. Private, local and metadata addresses are refused under every policy,
 /// unless [`SchedulerConfig::network_exceptions`] lists them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum NetworkPolicy {
     /// Nothing.
@@ -44,7 +45,7 @@ pub enum NetworkPolicy {
 }
 
 /// A port of a VM that is reached from the host, on 127.0.0.1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct PortMapping {
     /// The port in the guest, at least 1.
     pub internal: u16,
@@ -55,7 +56,7 @@ pub struct PortMapping {
 }
 
 /// A port of a VM, and where it is reached on the host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ExposedPort {
     /// The port in the guest.
@@ -78,7 +79,7 @@ pub(crate) struct ValidNetwork {
 }
 
 /// What is spoken on a port.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Streams.
     #[default]
