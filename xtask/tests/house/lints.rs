@@ -6,7 +6,8 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 24] = [
+const UNSAFE_ROOMS: [&str; 25] = [
+    "crates/cli/src/service/descriptors.rs",
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
     "crates/gateway/src/memory.rs",
