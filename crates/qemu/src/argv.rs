@@ -95,7 +95,9 @@ fn board(machine: &Machine, args: &mut Args) {
         },
     );
     match &machine.accelerator {
-        Accelerator::Kvm { cpu_model } => args.pair("-accel", "kvm").pair("-cpu", cpu_model),
+        Accelerator::Kvm { cpu_model } => {
+            args.pair("-accel", "kvm").pair("-cpu", without_nesting(machine.arch, cpu_model))
+        }
         Accelerator::Hvf => args.pair("-accel", "hvf").pair("-cpu", "host"),
         Accelerator::Tcg { .. } => args
             // One thread: two processors on two threads make fork ten times slower.
@@ -105,12 +107,21 @@ fn board(machine: &Machine, args: &mut Args) {
     args.pair("-m", format!("{}M", machine.memory_mib)).pair("-smp", machine.vcpus.to_string());
 }
 
-/// The processor that is emulated: everything that can be, but for what is slow to emulate.
+/// A processor that cannot be a hypervisor's: no guest starts guests, and what KVM would do for it then is a host's most intricate code.
+fn without_nesting(arch: Arch, cpu_model: &str) -> String {
+    match arch {
+        Arch::X86_64 => format!("{cpu_model},-vmx,-svm"),
+        // There it is a board's property, which is off.
+        Arch::Aarch64 => cpu_model.to_owned(),
+    }
+}
+
+/// The processor that is emulated: everything that can be, but for what is slow to emulate, and a hypervisor's part.
 fn emulated_cpu(arch: Arch) -> &'static str {
     match arch {
         // `rep movsb` is emulated byte by byte: a kernel that does not find it to be fast, in general or for short strings, copies by
         // words, 1.5 to 3 times faster.
-        Arch::X86_64 => "max,-erms,-fsrm,-fsrs,-fzrm",
+        Arch::X86_64 => "max,-erms,-fsrm,-fsrs,-fzrm,-svm",
         // QEMU's own pointer-authentication function instead of the architected one, which is slow in software.
         Arch::Aarch64 => "max,pauth-impdef=on",
     }
