@@ -10,6 +10,7 @@ echo 'user:x:1000:1000::/home/user:/bin/bash' >>"$root/etc/passwd"
 echo 'user:x:1000:' >>"$root/etc/group"
 echo 'user:!:20000:0:99999:7:::' >>"$root/etc/shadow"
 echo 'user:!::' >>"$root/etc/gshadow"
+chmod 640 "$root/etc/shadow" "$root/etc/gshadow"
 install -d -m 755 -o 1000 -g 1000 "$root/home/user"
 
 # mmdebstrap brings the build machine's resolver and host name, with their modes.

@@ -428,3 +428,16 @@ fn what_cannot_be_uploaded_is_refused_and_several_sources_get_what_can() {
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(text(&output.stdout).matches("both\n").count(), 2, "{}", text(&output.stdout));
 }
+
+#[test]
+fn the_doctor_tries_a_guest_of_each_language_from_inside() {
+    let world = World::new();
+    let output = sbx(&world, &["doctor", "--guest"]);
+    let page = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{page}{}", text(&output.stderr));
+    for language in ["python (", "javascript (", "raw ("] {
+        assert!(page.contains(language), "{page}");
+    }
+    assert!(page.ends_with("checks hold.\n"), "{page}");
+    world.assert_empty([""; 0]);
+}

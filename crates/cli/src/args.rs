@@ -246,6 +246,9 @@ pub(crate) struct GcArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
+    /// Try from inside a VM of each language what a program must not be able to do
+    #[arg(long)]
+    pub(crate) guest: bool,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,4 +1,6 @@
-//! `sbx doctor`: the library's examination of this host, on a page.
+//! `sbx doctor`: the library's examination of this host, or of a guest, on a page.
+
+mod guest;
 
 use std::{
     fmt::Write as _,
@@ -18,6 +20,9 @@ use crate::{
 
 /// Examines the host. Fails like a run would if a run would.
 pub(crate) fn run(args: &DoctorArgs) -> Result<Status, Failure> {
+    if args.guest {
+        return guest::run(args);
+    }
     let report = crate::block_on(examine(args))?;
     if args.json {
         print::json(&report)?;

@@ -21,7 +21,7 @@ use crate::{
     clock,
     exec::{Command, Executor, Finished, Parts},
     files::{Files, Note},
-    init::Ground,
+    init::{self, Ground},
     interpreter, kmsg, network,
     operations::{Effect, Operations},
     output::Outbox,
@@ -90,6 +90,7 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
         kmsg::warn(&format!("cannot show programs the boot's identity: {error}"));
     }
     let port = port::open().map_err(|source| AgentError::Port { source })?;
+    init::seal_devices();
     let reaper = Rc::new(Reaper::default());
     let (commands, to_executor) = mpsc::channel(COMMANDS);
     let (finished, from_executor) = mpsc::channel(1);

@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use rustix::{io::Errno, rand::GetRandomFlags};
+use rustix::{io::Errno, mount::MountFlags, rand::GetRandomFlags};
 
 const DIRECTORY: &str = "/run/exec-sandbox";
 const FILE: &str = "/run/exec-sandbox/boot_id";
@@ -48,6 +48,9 @@ impl BootId {
         fs::create_dir_all(DIRECTORY)?;
         self.write_to(Path::new(FILE))?;
         rustix::mount::mount_bind(FILE, KERNELS)?;
+        let read_only =
+            MountFlags::BIND | MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        rustix::mount::mount_remount(KERNELS, read_only, c"")?;
         Ok(())
     }
 

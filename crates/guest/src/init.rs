@@ -1,18 +1,21 @@
 //! Bring-up: from a bare initramfs to a machine that can run programs.
 //!
 //! Runs once, before any thread or runtime exists, and is plain system calls in order: device and system trees, the root image, the
-//! memory file systems over it, the move onto it, then identity, loopback and limits. A step without which no program could run is
+//! memory file systems over it, the move onto it, then identity, loopback and limits, and last what programs shall not see. A step without which no program could run is
 //! an error that ends the machine; one that a program may miss is a warning. The port is opened after all of it.
 
 mod disk;
 mod links;
 mod loopback;
 mod mounts;
+mod seal;
 mod sizes;
 mod stdio;
 mod sysctl;
 
 use std::path::PathBuf;
+
+pub(crate) use seal::devices as seal_devices;
 
 use rustix::io::Errno;
 
@@ -96,6 +99,7 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
     }
     sysctl::apply();
     let user_group = UserGroup::create(total).map_err(|source| InitError::UserGroup { source })?;
+    seal::trees();
     Ok(Ground { user_group })
 }
 

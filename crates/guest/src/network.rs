@@ -151,9 +151,11 @@ impl Settings {
 
 fn configure(name: &str, card: &Interface, settings: &Settings) -> Result<(), NetworkError> {
     let step = |what| move |source| NetworkError::Card { what, source };
-    // Programs would try it first, and nobody answers.
-    let ipv6 = format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6");
-    fs::write(ipv6, "1").map_err(|source| step("turn IPv6 off")(errno(&source)))?;
+    // The bring-up has turned it off, and can do so no more.
+    let ipv6 = fs::read(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"));
+    if ipv6.map_err(|source| step("see whether IPv6 is off")(errno(&source)))? != b"1\n" {
+        return Err(step("do without IPv6")(Errno::ROFS));
+    }
     card.set_mtu(settings.mtu).map_err(step("set the packet's size"))?;
     card.set_address(settings.address, settings.mask).map_err(step("set the address"))?;
     card.up().map_err(step("bring the network card up"))?;

@@ -1,9 +1,11 @@
 //! Starting a program's process: what it may, what it sees, and what it inherits.
 //!
 //! Between fork and exec the child gives up everything that the agent has: it joins the programs' control group and a process group
-//! of its own, drops user, groups and capabilities, and keeps no descriptor but standard input at its end, two pipes and one end of
-//! the control socket. It stays in PID 1's session, which has no terminal.
-#![expect(unsafe_code, reason = "code between fork and exec, and three calls that rustix does not have")]
+//! of its own, drops user, groups and capabilities, is filtered in what it may ask of the kernel ([`filter`]), and keeps no descriptor
+//! but standard input at its end, two pipes and one end of the control socket. It stays in PID 1's session, which has no terminal.
+#![expect(unsafe_code, reason = "code between fork and exec, and four calls that rustix does not have")]
+
+mod filter;
 
 use std::{
     ffi::{CStr, c_int},
@@ -55,6 +57,9 @@ const PIPE_BYTES: usize = limits::STREAM_WINDOW_BYTES as usize;
 /// Open files of one program: what `select` can hold, unless it asks for more.
 const SOFT_FILES: u64 = 1024 + 256;
 const HARD_FILES: u64 = 65_536;
+
+/// Processes and threads of the user, as many as the control group has room for.
+const PROCESSES: u64 = 1024;
 
 /// What to start.
 #[derive(Debug)]
@@ -113,9 +118,10 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<(Pid, Started), LaunchError>
     command.args(launch.arguments).env_clear().envs(ENVIRONMENT).envs(launch.variables.iter().copied());
     command.current_dir(HOME).stdin(Stdio::null()).stdout(child_stdout).stderr(child_stderr);
     let (group, control_end) = (launch.group.as_raw_fd(), child_control.as_raw_fd());
+    let filter = filter::program();
     // SAFETY: the closure runs in the child of a fork and makes only system calls: it neither allocates nor takes a lock, and both
     // descriptors are open in the parent, hence in the child, until `spawn` returns.
-    unsafe { command.pre_exec(move || become_user(group, control_end)) };
+    unsafe { command.pre_exec(move || become_user(group, control_end).and_then(|()| install(&filter))) };
     let child = command.spawn().map_err(|source| LaunchError::Start { program: program(), source })?;
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| LaunchError::Start { program: program(), source: Errno::SRCH.into() })?;
@@ -141,6 +147,7 @@ fn become_user(group: RawFd, control: RawFd) -> io::Result<()> {
     write_file(c"/proc/self/oom_score_adj", b"0")?;
     rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(SOFT_FILES), maximum: Some(HARD_FILES) })?;
+    rustix::process::setrlimit(Resource::Nproc, Rlimit { current: Some(PROCESSES), maximum: Some(PROCESSES) })?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     drop_bounding_set()?;
     let (user, group) = (Uid::from_raw(USER), Gid::from_raw(GROUP));
@@ -159,6 +166,15 @@ fn keep_only(control: RawFd) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_close_range, FIRST, c_int::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
     // SAFETY: the call takes two numbers. Nothing else is open at CONTROL_FD: the agent never has so many descriptors.
     check(i64::from(unsafe { libc::dup2(control, CONTROL_FD) }))
+}
+
+/// Has the kernel ask `filter` from here on, for this process and all that it starts.
+fn install(filter: &[libc::sock_filter]) -> io::Result<()> {
+    let length = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
+    let program = libc::sock_fprog { len: length, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the kernel reads `length` instructions from where `filter` has them, and writes to none.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    check(i64::from(result))
 }
 
 fn drop_bounding_set() -> io::Result<()> {

@@ -35,6 +35,7 @@ mod network;
 mod outcome;
 mod paths;
 mod pool;
+pub mod posture;
 mod private_dir;
 mod process;
 mod qemu_program;

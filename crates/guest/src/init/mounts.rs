@@ -13,7 +13,8 @@ use super::{InitError, sizes};
 const ROOT: &str = "/newroot";
 
 const NO_EXTRAS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
-const KERNEL_TREE: MountFlags = NO_EXTRAS.union(MountFlags::NOEXEC);
+/// What the kernel shows as files: nothing in it is run, or is a device.
+pub(super) const KERNEL_TREE: MountFlags = NO_EXTRAS.union(MountFlags::NOEXEC);
 
 /// What the search for the disk needs: the device and the system tree.
 pub(super) fn early() -> Result<(), InitError> {
@@ -35,16 +36,17 @@ pub(super) fn root(device: &Path) -> Result<(), InitError> {
 pub(super) fn over_root(total: u64) -> Result<(), InitError> {
     shift("/dev", "/newroot/dev")?;
     shift("/sys", "/newroot/sys")?;
-    mount("proc", "/newroot/proc", KERNEL_TREE, "")?;
+    // Whoever is not the user is not seen by the user: neither PID 1 nor a thread of the kernel's.
+    mount("proc", "/newroot/proc", KERNEL_TREE, "hidepid=invisible")?;
     mount("cgroup2", "/newroot/sys/fs/cgroup", KERNEL_TREE, "")?;
     make_dir("/newroot/dev/pts")?;
     make_dir("/newroot/dev/shm")?;
     let devpts = MountFlags::NOSUID | MountFlags::NOEXEC;
     mount("devpts", "/newroot/dev/pts", devpts, "gid=5,mode=0620,ptmxmode=0666")?;
-    let shm = format!("size={},mode=1777", sizes::shm_bytes(total));
+    let shm = format!("{},mode=1777", room(sizes::shm_bytes(total)));
     mount("tmpfs", "/newroot/dev/shm", KERNEL_TREE, &shm)?;
     mount("tmpfs", "/newroot/run", NO_EXTRAS, &format!("size={},mode=0755", sizes::RUN_BYTES))?;
-    mount("tmpfs", "/newroot/tmp", NO_EXTRAS, &format!("size={},mode=1777", sizes::tmp_bytes(total)))?;
+    mount("tmpfs", "/newroot/tmp", NO_EXTRAS, &format!("{},mode=1777", room(sizes::tmp_bytes(total))))?;
     home(total)
 }
 
@@ -55,7 +57,15 @@ fn home(total: u64) -> Result<(), InitError> {
         mount("tmpfs", "/newroot/home", NO_EXTRAS, "size=64k,mode=0755")?;
         make_dir(HOME)?;
     }
-    mount("tmpfs", HOME, NO_EXTRAS, &format!("size={},mode=0755,uid=1000,gid=1000", sizes::home_bytes(total)))
+    mount("tmpfs", HOME, NO_EXTRAS, &format!("{},mode=0755,uid=1000,gid=1000", room(sizes::home_bytes(total))))
+}
+
+/// The options by which a memory file system has room for `bytes` and [`sizes::INODES`] files. The quota is what the one user may take of
+/// it; it has to be set with the first mount.
+fn room(bytes: u64) -> String {
+    let files = sizes::INODES;
+    let quota = format!("usrquota_block_hardlimit={bytes},usrquota_inode_hardlimit={files}");
+    format!("size={bytes},nr_inodes={files},{quota}")
 }
 
 /// Makes the root image `/`, for this process and all it starts.

@@ -1,5 +1,7 @@
 //! Kernel settings. Each is worth having and none is worth failing for.
 
+use std::fs;
+
 use rustix::{
     fs::{Mode, OFlags},
     io,
@@ -7,7 +9,9 @@ use rustix::{
 
 use crate::kmsg;
 
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
+    // Where the kernel lies is nobody's business, root's included.
+    ("/proc/sys/kernel/kptr_restrict", "2"),
     // Links and files in /tmp cannot be used to lead another user's process astray.
     ("/proc/sys/fs/protected_symlinks", "1"),
     ("/proc/sys/fs/protected_hardlinks", "1"),
@@ -16,6 +20,11 @@ const SETTINGS: [(&str, &str); 5] = [
     // ping without privileges.
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
 ];
+
+/// IPv6 by network interfaces.
+const IPV6: &str = "/proc/sys/net/ipv6/conf";
+/// Names there that stand for no card.
+const NO_CARDS: [&str; 2] = ["all", "lo"];
 
 /// Lets every wait for readers in the kernel end at once. With a tick of 10 ms such a wait costs tens of milliseconds, and each process
 /// that joins a control group is one; with one or two processors hurrying costs nothing.
@@ -26,9 +35,15 @@ pub(super) fn hurry() {
     apply_one(HURRY);
 }
 
-/// Applies them all.
+/// Applies them all, and turns IPv6 off on every card: programs would try it first, and nobody answers.
 pub(super) fn apply() {
     SETTINGS.into_iter().for_each(apply_one);
+    let Ok(entries) = fs::read_dir(IPV6) else { return };
+    for name in entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()) {
+        if !NO_CARDS.contains(&name.as_str()) {
+            apply_one((&format!("{IPV6}/{name}/disable_ipv6"), "1"));
+        }
+    }
 }
 
 fn apply_one((path, value): (&str, &str)) {
