@@ -345,8 +345,11 @@ function probe() {
 function finish(code) {
   const { isLast, rehearsal, token, path, saved } = running;
   if (isLast) {
-    // After the program's own listeners, and before Bun takes itself apart, which takes longer than most programs do.
-    on("exit", () => writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`));
+    // After the program's own listeners. Bun takes itself apart for longer than most programs run, and would take the processor from the
+    // agent, which has somebody to tell; so this waits until it is ended, or the agent is gone.
+    on("exit", () => {
+      if (writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`)) readSync(CONTROL_FD, Buffer.alloc(1), 0, 1);
+    });
     leave(code & 255);
   }
   try {

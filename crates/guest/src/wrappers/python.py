@@ -2,7 +2,8 @@
 
 The program's `__main__` is a module of its own, which lives from execution to execution; nothing of this file is in it, and no
 frame of this file is in a traceback. An execution lasts until its non-daemon threads have ended, as a script does. After the last
-one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's.
+one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's. Its process waits
+to be ended, because it is the agent that has something left to do.
 
 A rehearsal runs in a `__main__` of its own that ends with it, and does not count. What it imports stays imported.
 
@@ -146,7 +147,7 @@ class Interpreter:
                 _exit(code)  # a copy that the program forked: the end of its program is the end of it
             self.say(b"\ndone %s %d\n" % (token, code), code)
             if verb == b"last":
-                _exit(code)
+                self.await_end(code)
 
     def end(self):
         """As at the end of a script: threads, exit functions, then what the program made. The interpreter itself is not taken apart: that
@@ -163,6 +164,13 @@ class Interpreter:
             collect()
         except BaseException:
             pass  # a program replaced what this stands on
+
+    def await_end(self, code):
+        """Ending takes the processor from the agent, which has somebody to tell; so this waits until it is ended, or the agent is gone."""
+        try:
+            read(CONTROL_FD, 1)
+        finally:
+            _exit(code)
 
     def leave(self):
         """In a forked copy: what it would read from the control socket is not meant for it."""
