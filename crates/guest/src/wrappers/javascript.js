@@ -244,7 +244,8 @@ function evaluate(source, execution, number) {
   Object.assign(execution, { names: [], imports: [], scope: undefined });
   let text = source;
   try {
-    Object.assign(execution, declarations(source));
+    // After the last program nobody looks for what it declared.
+    if (!execution.isLast) Object.assign(execution, declarations(source));
     if (execution.names.length > 0) {
       offerScope(execution, number);
       text += epilogue(execution.names, number);
@@ -415,6 +416,8 @@ await evaluate("const warm: number = await 1; export {};", first, 0);
 removeQuietly(first.path);
 void first.scope?.warm;
 forgetModule(first.path, 0);
+// So is what a copy does before anything else: a function is compiled when it is first called.
+reseed(Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0"));
 listen();
 writeAll(CONTROL_FD, "ready\n");
 next();

@@ -19,7 +19,8 @@ from _signal import setitimer
 from atexit import _run_exitfuncs as run_exit_functions
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from gc import collect, freeze
-from os import _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from os import O_RDONLY, _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from os import open as open_fd
 from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
@@ -34,6 +35,8 @@ INTERRUPTED = 130
 POOL_STEP_SECONDS = 0.005
 # With less, not even this file's calls fit on the stack.
 MIN_RECURSION_LIMIT = 200
+# Most programs are read at once.
+PIECE_BYTES = 65536
 REHEARSAL = "main-0.py"
 RECURSION_LIMIT = sys.getrecursionlimit()
 fromhex = bytes.fromhex
@@ -248,8 +251,7 @@ class Interpreter:
         code, saved = 1, {}
         try:
             self.make_whole()
-            with open(directory + b"/code", "rb") as file:
-                source = file.read()
+            source = contents(directory + b"/code")
             saved = self.apply_environment(directory)
             code = self.end_threads(self.run(source, name))
         except BaseException as error:
@@ -284,8 +286,7 @@ class Interpreter:
                 setitimer(timer, 0)
 
     def apply_environment(self, directory):
-        with open(directory + b"/env", "rb") as file:
-            pairs = file.read().split(b"\0")
+        pairs = contents(directory + b"/env").split(b"\0")
         saved = {}
         for pair in pairs:
             variable, found, value = pair.partition(b"=")
@@ -400,6 +401,21 @@ class Interpreter:
             sys.stderr.write(text)
         except BaseException:
             pass
+
+
+def contents(path):
+    """As `open` would read it, without the layers that a file object has."""
+    fd = open_fd(path, O_RDONLY)
+    try:
+        piece = read(fd, PIECE_BYTES)
+        if len(piece) < PIECE_BYTES:
+            return piece
+        pieces = [piece]
+        while piece := read(fd, PIECE_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        close(fd)
 
 
 def identity(fd):
