@@ -7,7 +7,7 @@ use rustix::{
 
 use crate::kmsg;
 
-const SETTINGS: [(&str, &str); 5] = [
+const SETTINGS: [(&str, &str); 6] = [
     // Links and files in /tmp cannot be used to lead another user's process astray.
     ("/proc/sys/fs/protected_symlinks", "1"),
     ("/proc/sys/fs/protected_hardlinks", "1"),
@@ -15,16 +15,9 @@ const SETTINGS: [(&str, &str); 5] = [
     ("/proc/sys/fs/protected_regular", "2"),
     // ping without privileges.
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    // Otherwise a thread of the kernel wakes twice a second to look for gaps between pages, also in a machine that does nothing.
+    ("/proc/sys/vm/compaction_proactiveness", "0"),
 ];
-
-/// Lets every wait for readers in the kernel end at once. With a tick of 10 ms such a wait costs tens of milliseconds, and each process
-/// that joins a control group is one; with one or two processors hurrying costs nothing.
-const HURRY: (&str, &str) = ("/sys/kernel/rcu_expedited", "1");
-
-/// Applies the one that the rest of the bring-up profits from. Needs the system tree only.
-pub(super) fn hurry() {
-    apply_one(HURRY);
-}
 
 /// Applies them all.
 pub(super) fn apply() {
