@@ -3,8 +3,9 @@
 //! Completion never travels on the program's own output. The agent says `exec <token> <directory>`, the wrapper in the interpreter
 //! answers `done <token> <code>`; the token is drawn anew for each execution, so nothing that an earlier program left behind can
 //! answer for a later one. `last` and `rehearse` instead of `exec` are for a program that has the role; an interpreter that has answered
-//! for a last one takes no other, and mostly ends with its machine. In a machine that is a copy of
-//! another it says `seed <token> <seed>` before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that needs no wrapper.
+//! for a last one takes no other, and mostly ends with its machine. In a machine that is a copy of another it says `seed <token> <seed>`
+//! before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that
+//! needs no wrapper.
 
 mod control;
 mod recipe;

@@ -19,8 +19,9 @@ from _signal import setitimer
 from atexit import _run_exitfuncs as run_exit_functions
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from gc import collect, freeze
-from os import O_RDONLY, _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from os import O_RDONLY, _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read
 from os import open as open_fd
+from os import register_at_fork, set_blocking, set_inheritable, write
 from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
