@@ -81,7 +81,6 @@ pub(crate) enum InitError {
 pub(crate) fn bring_up() -> Result<Ground, InitError> {
     mounts::early()?;
     stdio::open();
-    sysctl::hurry();
     let total = total_memory_bytes();
     mounts::root(&disk::find_root()?)?;
     mounts::over_root(total)?;

@@ -2,8 +2,10 @@
 //!
 //! Completion never travels on the program's own output. The agent says `exec <token> <directory>`, the wrapper in the interpreter
 //! answers `done <token> <code>`; the token is drawn anew for each execution, so nothing that an earlier program left behind can
-//! answer for a later one. `last` and `rehearse` instead of `exec` are for a program that has the role. In a machine that is a copy of
-//! another it says `seed <token> <seed>` before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that needs no wrapper.
+//! answer for a later one. `last` and `rehearse` instead of `exec` are for a program that has the role; an interpreter that has answered
+//! for a last one takes no other, and mostly ends with its machine. In a machine that is a copy of another it says `seed <token> <seed>`
+//! before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that
+//! needs no wrapper.
 
 mod control;
 mod recipe;
@@ -44,6 +46,8 @@ pub(crate) struct Interpreter {
     pub(crate) control: Control,
     pub(crate) stdout: Pipe,
     pub(crate) stderr: Pipe,
+    /// How many processes the kernel had killed for memory when it was started.
+    pub(crate) oom_kills: u64,
 }
 
 /// The interpreter's process.
@@ -97,6 +101,7 @@ impl Interpreter {
             return Err(StartError::Missing { program: program.to_path_buf() });
         }
         let (arguments, variables) = (recipe.arguments, recipe.variables);
+        let oom_kills = group.oom_kills();
         let launch = Launch { program, arguments, variables, group: group.procs() };
         let (child, started) = reaper.spawn(&launch).map_err(|source| StartError::Launch { source })?;
         let process = Process { child, ended: None };
@@ -106,6 +111,7 @@ impl Interpreter {
             control: Control::new(started.control).map_err(watch)?,
             stdout: Pipe::new(started.stdout).map_err(watch)?,
             stderr: Pipe::new(started.stderr).map_err(watch)?,
+            oom_kills,
         };
         interpreter.become_ready(program).await?;
         Ok(interpreter)
@@ -153,7 +159,7 @@ impl Interpreter {
             rustix::io::ioctl_fionbio(&reader, true)?;
             Pipe::new(reader)
         };
-        Ok(Self { process, control: Control::new(control)?, stdout: pipe()?, stderr: pipe()? })
+        Ok(Self { process, control: Control::new(control)?, stdout: pipe()?, stderr: pipe()?, oom_kills: 0 })
     }
 
     async fn become_ready(&mut self, program: &Path) -> Result<(), StartError> {

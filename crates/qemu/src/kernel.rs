@@ -26,7 +26,8 @@ pub fn kernel_command_line(machine: &Machine, last: &[String]) -> String {
             Accelerator::Hvf => emulated_timers(None, &mut add),
             Accelerator::Tcg { tsc_khz } => {
                 emulated_timers(tsc_khz.map(Into::into), &mut add);
-                // Keep `lock` prefixes: patching them out of the kernel's text costs emulation 55 ms of re-translation.
+                // A kernel for several processors keeps its `lock` prefixes: patching them out of its text costs emulation 55 ms of
+                // re-translation. Ours has none, and ignores the word.
                 add("noreplace-smp");
             }
         }

@@ -18,7 +18,8 @@ pub struct Machine {
     pub accelerator: Accelerator,
     /// The guest's memory.
     pub memory_mib: u32,
-    /// The guest's processors. Under software emulation more than one makes the guest slower: they take turns on one thread.
+    /// The guest's processors. Under software emulation more than one makes the guest slower: they take turns on one
+    /// thread. The kernel of the standard image uses one.
     pub vcpus: u8,
     /// How the guest comes to life.
     pub start: Start,

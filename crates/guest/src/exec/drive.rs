@@ -51,6 +51,8 @@ pub(super) struct Ended {
     pub(super) exit: Option<Exit>,
     /// Why the program was asked to end, if it was.
     pub(super) asked: Option<Cause>,
+    /// The kernel killed for memory while it ran.
+    pub(super) out_of_memory: bool,
     /// The interpreter can take another execution.
     pub(super) reusable: bool,
     /// When the program ended.
@@ -72,7 +74,6 @@ impl Drive<'_> {
     pub(super) async fn run(mut self, token: Token, dir: &Path) -> io::Result<Ended> {
         self.interpreter.forget_output();
         self.interpreter.control.execute(token, dir, self.current.terms.role).await?;
-        let oom_kills = self.group.oom_kills();
         let mut ladder = Ladder::begin(Instant::now(), self.current.terms.timeout);
         let (exit, reported) = self.until_end(&mut ladder, token).await;
         let at = Instant::now();
@@ -83,12 +84,14 @@ impl Drive<'_> {
             }
             self.kill();
         }
+        // A kill for memory takes the whole group, so where the interpreter lives there was none.
+        let out_of_memory = !reported && self.group.oom_kills() > self.interpreter.oom_kills;
         // What was killed still dies, and still holds its memory: the next interpreter would be killed with it, or for lack of it.
-        if exit.is_some() && (asked.is_some() || self.killed || self.group.oom_kills() > oom_kills) {
+        if exit.is_some() && (asked.is_some() || self.killed || out_of_memory) {
             self.until_gone().await;
         }
         self.interpreter.take_output(&self.current.streams);
-        Ok(Ended { exit, asked, reusable: reported && asked.is_none(), at })
+        Ok(Ended { exit, asked, out_of_memory, reusable: reported && asked.is_none(), at })
     }
 
     /// How the interpreter ended, and whether it reported that instead of dying.
@@ -122,7 +125,7 @@ impl Drive<'_> {
 
     async fn next(&mut self, ladder: &Ladder) -> Event {
         let Self { current, interpreter, commands, outbox, .. } = self;
-        let Interpreter { process, control, stdout, stderr } = &mut **interpreter;
+        let Interpreter { process, control, stdout, stderr, .. } = &mut **interpreter;
         tokio::select! {
             biased;
             // First what a program cannot keep waiting by babbling on the control socket.

@@ -42,11 +42,14 @@ pub(crate) struct Executor {
     interpreters: Interpreters,
     /// Executions so far, but for rehearsals: names their directories.
     count: u64,
+    /// What a last program leaves. Its end is told before this is cleared up, which is when another begins all the same: mostly the
+    /// machine ends first.
+    last: Option<(Workspace, Interpreter)>,
 }
 
 impl Executor {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, interpreters: Interpreters::default(), count: 0 }
+        Self { parts, interpreters: Interpreters::default(), count: 0, last: None }
     }
 
     /// Runs until the agent ends.
@@ -54,6 +57,7 @@ impl Executor {
         while let Some(command) = self.parts.commands.recv().await {
             match command {
                 Command::Begin(op, terms, streams, asked_at) => {
+                    self.last = None;
                     let terminal = self.execute(Current::new(op, terms, streams), asked_at).await;
                     if self.parts.finished.send(Finished { op, terminal }).await.is_err() {
                         return;
@@ -137,7 +141,7 @@ impl Executor {
         };
         self.parts.group.reset_memory_peak();
         let Parts { group, outbox, commands, .. } = &mut self.parts;
-        let (cpu_us, oom_kills, started) = (group.cpu_us(), group.oom_kills(), Instant::now());
+        let (cpu_us, started) = (group.cpu_us(), Instant::now());
         let drive = Drive { current, interpreter: &mut interpreter, commands, outbox, group, killed: false };
         let ended = match drive.run(token, workspace.dir()).await {
             Ok(ended) => ended,
@@ -149,11 +153,12 @@ impl Executor {
             cpu_us: group.cpu_us().zip(cpu_us).map(|(after, before)| after.saturating_sub(before)),
             memory_peak_bytes: group.memory_peak_bytes(),
         };
-        let out_of_memory = group.oom_kills() > oom_kills;
-        if ended.reusable {
-            self.interpreters.keep(current.terms.language, interpreter);
+        match current.terms.role {
+            Role::Last if ended.reusable => self.last = Some((workspace, interpreter)),
+            _ if ended.reusable => self.interpreters.keep(current.terms.language, interpreter),
+            _ => {}
         }
-        Terminal::Done(done(current, ended, out_of_memory, usage))
+        Terminal::Done(done(current, ended, usage))
     }
 
     /// What names the directory of the next program. Rehearsals have one that is no other program's.
@@ -166,8 +171,9 @@ impl Executor {
     }
 }
 
-fn done(current: &Current, ended: Ended, out_of_memory: bool, usage: Usage) -> Done {
-    let Verdict { end, exit_code, signal } = Seen { exit: ended.exit, asked: ended.asked, out_of_memory }.verdict();
+fn done(current: &Current, ended: Ended, usage: Usage) -> Done {
+    let Ended { exit, asked, out_of_memory, .. } = ended;
+    let Verdict { end, exit_code, signal } = Seen { exit, asked, out_of_memory }.verdict();
     Done {
         end: end.into(),
         exit_code,

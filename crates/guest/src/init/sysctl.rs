@@ -9,7 +9,7 @@ use rustix::{
 
 use crate::kmsg;
 
-const SETTINGS: [(&str, &str); 6] = [
+const SETTINGS: [(&str, &str); 7] = [
     // Where the kernel lies is nobody's business, root's included.
     ("/proc/sys/kernel/kptr_restrict", "2"),
     // Links and files in /tmp cannot be used to lead another user's process astray.
@@ -19,21 +19,14 @@ const SETTINGS: [(&str, &str); 6] = [
     ("/proc/sys/fs/protected_regular", "2"),
     // ping without privileges.
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
+    // Otherwise a thread of the kernel wakes twice a second to look for gaps between pages, also in a machine that does nothing.
+    ("/proc/sys/vm/compaction_proactiveness", "0"),
 ];
 
 /// IPv6 by network interfaces.
 const IPV6: &str = "/proc/sys/net/ipv6/conf";
 /// Names there that stand for no card.
 const NO_CARDS: [&str; 2] = ["all", "lo"];
-
-/// Lets every wait for readers in the kernel end at once. With a tick of 10 ms such a wait costs tens of milliseconds, and each process
-/// that joins a control group is one; with one or two processors hurrying costs nothing.
-const HURRY: (&str, &str) = ("/sys/kernel/rcu_expedited", "1");
-
-/// Applies the one that the rest of the bring-up profits from. Needs the system tree only.
-pub(super) fn hurry() {
-    apply_one(HURRY);
-}
 
 /// Applies them all, and turns IPv6 off on every card: programs would try it first, and nobody answers.
 pub(super) fn apply() {

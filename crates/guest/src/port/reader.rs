@@ -1,7 +1,8 @@
 //! Reading the port, and noticing that the host has gone or come.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
+use bytes::Bytes;
 use exec_sandbox_wire::limits;
 use rustix::{
     buffer::spare_capacity,
@@ -20,6 +21,10 @@ const LAST_WAIT: Duration = Duration::from_secs(1);
 /// What is handed over at once, if so much is there: a chunk of a file.
 const GATHER_BYTES: usize = limits::CHUNK_BYTES as usize;
 
+/// Up to so much is copied out of the buffer; more takes the buffer along. To make one anew the allocator asks the kernel for memory, and
+/// gives it back when it is dropped: as much work as all else that a message costs.
+const COPY_BYTES: usize = 4096;
+
 /// Reads until nobody wants to hear of it.
 pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender<Event>) {
     let edges = match watch_edges(port) {
@@ -27,8 +32,9 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
         Err(error) => return drop(tell.blocking_send(Event::Broken(error))),
     };
     let (mut up, mut wait): (Option<Connection>, _) = (None, FIRST_WAIT);
+    let mut bytes = Vec::new();
     loop {
-        let mut bytes = Vec::new();
+        bytes.clear();
         let read = gather(port, &mut bytes);
         if matches!(read, Err(Errno::INTR)) {
             continue;
@@ -60,7 +66,8 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
             }
         }
         let event = match read {
-            Ok(_) => Event::Bytes(bytes.into()),
+            Ok(_) if bytes.len() <= COPY_BYTES => Event::Bytes(Bytes::copy_from_slice(&bytes)),
+            Ok(_) => Event::Bytes(mem::take(&mut bytes).into()),
             Err(Errno::AGAIN) => {
                 let _ = rustix::event::poll(&mut [PollFd::new(port, PollFlags::IN)], None);
                 continue;
@@ -184,6 +191,12 @@ mod tests {
         assert_eq!([next(), next()], ["Down", "Up(Connection(2))"]);
         host.write_all(b"three").expect("it is read");
         assert_eq!(next(), "Bytes(b\"three\")");
+        // What takes the buffer along, and what follows it.
+        let long = "x".repeat(COPY_BYTES + 1);
+        host.write_all(long.as_bytes()).expect("it is read");
+        assert_eq!(next(), format!("Bytes(b\"{long}\")"));
+        host.write_all(b"four").expect("it is read");
+        assert_eq!(next(), "Bytes(b\"four\")");
 
         drop(events);
         host.write_all(b"nobody listens").expect("it is read");

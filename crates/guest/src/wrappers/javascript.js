@@ -244,7 +244,8 @@ function evaluate(source, execution, number) {
   Object.assign(execution, { names: [], imports: [], scope: undefined });
   let text = source;
   try {
-    Object.assign(execution, declarations(source));
+    // After the last program nobody looks for what it declared.
+    if (!execution.isLast) Object.assign(execution, declarations(source));
     if (execution.names.length > 0) {
       offerScope(execution, number);
       text += epilogue(execution.names, number);
@@ -345,8 +346,11 @@ function probe() {
 function finish(code) {
   const { isLast, rehearsal, token, path, saved } = running;
   if (isLast) {
-    // After the program's own listeners, and before Bun takes itself apart, which takes longer than most programs do.
-    on("exit", () => writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`));
+    // After the program's own listeners. Bun takes itself apart for longer than most programs run, and would take the processor from the
+    // agent, which has somebody to tell; so this waits until it is ended, or the agent is gone.
+    on("exit", () => {
+      if (writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`)) readSync(CONTROL_FD, Buffer.alloc(1), 0, 1);
+    });
     leave(code & 255);
   }
   try {
@@ -412,6 +416,8 @@ await evaluate("const warm: number = await 1; export {};", first, 0);
 removeQuietly(first.path);
 void first.scope?.warm;
 forgetModule(first.path, 0);
+// So is what a copy does before anything else: a function is compiled when it is first called.
+reseed(Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0"));
 listen();
 writeAll(CONTROL_FD, "ready\n");
 next();

@@ -2,7 +2,8 @@
 
 The program's `__main__` is a module of its own, which lives from execution to execution; nothing of this file is in it, and no
 frame of this file is in a traceback. An execution lasts until its non-daemon threads have ended, as a script does. After the last
-one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's.
+one the interpreter ends as a script's does: functions registered with atexit run, and its exit code is the program's. Its process waits
+to be ended, because it is the agent that has something left to do.
 
 A rehearsal runs in a `__main__` of its own that ends with it, and does not count. What it imports stays imported.
 
@@ -18,7 +19,9 @@ from _signal import setitimer
 from atexit import _run_exitfuncs as run_exit_functions
 from fcntl import F_DUPFD_CLOEXEC, fcntl
 from gc import collect, freeze
-from os import _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read, register_at_fork, set_blocking, set_inheritable, write
+from os import O_RDONLY, _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read
+from os import open as open_fd
+from os import register_at_fork, set_blocking, set_inheritable, write
 from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
@@ -33,6 +36,8 @@ INTERRUPTED = 130
 POOL_STEP_SECONDS = 0.005
 # With less, not even this file's calls fit on the stack.
 MIN_RECURSION_LIMIT = 200
+# Most programs are read at once.
+PIECE_BYTES = 65536
 REHEARSAL = "main-0.py"
 RECURSION_LIMIT = sys.getrecursionlimit()
 fromhex = bytes.fromhex
@@ -146,7 +151,7 @@ class Interpreter:
                 _exit(code)  # a copy that the program forked: the end of its program is the end of it
             self.say(b"\ndone %s %d\n" % (token, code), code)
             if verb == b"last":
-                _exit(code)
+                self.await_end(code)
 
     def end(self):
         """As at the end of a script: threads, exit functions, then what the program made. The interpreter itself is not taken apart: that
@@ -163,6 +168,13 @@ class Interpreter:
             collect()
         except BaseException:
             pass  # a program replaced what this stands on
+
+    def await_end(self, code):
+        """Ending takes the processor from the agent, which has somebody to tell; so this waits until it is ended, or the agent is gone."""
+        try:
+            read(CONTROL_FD, 1)
+        finally:
+            _exit(code)
 
     def leave(self):
         """In a forked copy: what it would read from the control socket is not meant for it."""
@@ -240,8 +252,7 @@ class Interpreter:
         code, saved = 1, {}
         try:
             self.make_whole()
-            with open(directory + b"/code", "rb") as file:
-                source = file.read()
+            source = contents(directory + b"/code")
             saved = self.apply_environment(directory)
             code = self.end_threads(self.run(source, name))
         except BaseException as error:
@@ -276,8 +287,7 @@ class Interpreter:
                 setitimer(timer, 0)
 
     def apply_environment(self, directory):
-        with open(directory + b"/env", "rb") as file:
-            pairs = file.read().split(b"\0")
+        pairs = contents(directory + b"/env").split(b"\0")
         saved = {}
         for pair in pairs:
             variable, found, value = pair.partition(b"=")
@@ -392,6 +402,21 @@ class Interpreter:
             sys.stderr.write(text)
         except BaseException:
             pass
+
+
+def contents(path):
+    """As `open` would read it, without the layers that a file object has."""
+    fd = open_fd(path, O_RDONLY)
+    try:
+        piece = read(fd, PIECE_BYTES)
+        if len(piece) < PIECE_BYTES:
+            return piece
+        pieces = [piece]
+        while piece := read(fd, PIECE_BYTES):
+            pieces.append(piece)
+        return b"".join(pieces)
+    finally:
+        close(fd)
 
 
 def identity(fd):

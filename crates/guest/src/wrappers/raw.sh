@@ -53,7 +53,8 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_san
     \builtin mapfile -n 1 -t __exec_sandbox_first <"$__exec_sandbox_dir/code"
     # A stray `break` or `continue` of the program ends this loop of one round, and not the one around it.
     for __exec_sandbox_once in 1; do
-        if [[ $__exec_sandbox_first =~ ^'#!' && ! $__exec_sandbox_first =~ $__exec_sandbox_shell ]]; then
+        # No regular expression before there has to be one: the first that a shell compiles takes it long.
+        if [[ $__exec_sandbox_first == '#!'* && ! $__exec_sandbox_first =~ $__exec_sandbox_shell ]]; then
             "$__exec_sandbox_dir/code" 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
         elif [[ $__exec_sandbox_verb == rehearse ]]; then
             (\builtin source "$__exec_sandbox_dir/code") 0</dev/null 1>&1001 2>&1002 1000>&- 1001>&- 1002>&- 1003>&-
@@ -70,7 +71,14 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_san
         \unset -f builtin unset
         \unset POSIXLY_CORRECT
         \builtin set +eux
-        # What that has changed of the program's options.
+        \builtin trap - DEBUG ERR RETURN
+        # A pipe instead of $(…): a fork here would run the program's trap for SIGCHLD.
+        \builtin trap -p EXIT
+        \builtin printf '\0'
+    } >&1003 2>/dev/null
+    \builtin mapfile -n 1 -d '' -t -u 1003 __exec_sandbox_trap || \builtin exit "$__exec_sandbox_code"
+    # What that has changed of the program's options, if anything of the program still follows.
+    if [[ $__exec_sandbox_verb != last || -n $__exec_sandbox_trap ]]; then
         for __exec_sandbox_name in expand_aliases inherit_errexit interactive_comments shift_verbose sourcepath; do
             if [[ $__exec_sandbox_options == *:$__exec_sandbox_name:* ]]; then
                 \builtin shopt -s "$__exec_sandbox_name"
@@ -78,12 +86,7 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_line || [[ ${#__exec_san
                 \builtin shopt -u "$__exec_sandbox_name"
             fi
         done
-        \builtin trap - DEBUG ERR RETURN
-        # A pipe instead of $(…): a fork here would run the program's trap for SIGCHLD.
-        \builtin trap -p EXIT
-        \builtin printf '\0'
-    } >&1003 2>/dev/null
-    \builtin mapfile -n 1 -d '' -t -u 1003 __exec_sandbox_trap || \builtin exit "$__exec_sandbox_code"
+    fi 2>/dev/null
     if [[ -n $__exec_sandbox_trap ]]; then
         \builtin trap - EXIT
         # `trap -- 'command' EXIT`, quoted by bash itself.

@@ -112,6 +112,14 @@ impl Wrapper {
         self.execute("last", code, "")
     }
 
+    /// Runs the last program, and ends the agent's side when that has ended; what the interpreter exits with.
+    pub(crate) fn run_last_and_leave(mut self, code: &str) -> (Outcome, Option<i32>) {
+        let outcome = self.execute("last", code, "");
+        self.control.get_mut().shutdown(std::net::Shutdown::Both).expect("it is open");
+        let status = self.child.wait().expect("a child");
+        (outcome, status.code())
+    }
+
     fn execute(&mut self, verb: &str, code: &str, variables: &str) -> Outcome {
         self.executions += 1;
         let dir = self.dir.path().join(self.executions.to_string());

@@ -121,6 +121,21 @@ fn an_execution_is_over_when_nothing_is_left_to_do() {
 }
 
 #[test]
+fn the_last_program_is_a_script_of_either_kind_and_its_interpreter_ends_when_the_agent_is_gone() {
+    with_javascript(|js| {
+        let program = "const one: number = 1; const path = require('node:path'); exports.x = one;\n\
+                       console.log(module.exports.x, path.basename(__filename).endsWith('.ts')); process.exitCode = 3";
+        let (outcome, code) = js.run_last_and_leave(program);
+        outcome.is_clean(3, "1 true\n");
+        assert_eq!(code, Some(3));
+    });
+    with_javascript(|js| {
+        let program = "import { basename } from 'node:path'; const two = await Promise.resolve(2); console.log(basename('/a/b'), two)";
+        js.run_last(program).is_clean(0, "b 2\n");
+    });
+}
+
+#[test]
 fn streams_that_a_program_closed_are_whole_for_the_next_one() {
     with_javascript(|mut js| {
         for program in [

@@ -184,6 +184,24 @@ fn functions_registered_with_atexit_run_after_the_last_program_and_not_before() 
 }
 
 #[test]
+fn after_the_last_program_the_interpreter_ends_with_its_code_when_the_agent_is_gone() {
+    let (outcome, code) = python().run_last_and_leave("import sys\nsys.exit(7)");
+    outcome.is_clean(7, "");
+    assert_eq!(code, Some(7));
+}
+
+#[test]
+fn a_program_and_variables_of_any_length_are_read_whole() {
+    let mut python = python();
+    for length in [65_535, 65_536, 65_537, 131_072, 200_000] {
+        let tail = "\nimport os\nprint(len(os.environ['LONG']))";
+        let program = format!("#{}{tail}", "x".repeat(length - tail.len() - 1));
+        let variables = format!("LONG={}\0", "y".repeat(length - 6));
+        python.run_with(&program, &variables).is_clean(0, &format!("{}\n", length - 6));
+    }
+}
+
+#[test]
 fn what_the_last_program_leaves_ends_as_a_scripts_does() {
     // A buffer that is not flushed, what refers to itself, and a name that is marked as private, which goes first.
     let program = "class Noisy:\n    def __init__(self, name): self.name, self.me = name, self\n    def __del__(self): print(self.name)\n\

@@ -76,6 +76,15 @@ fn an_exit_trap_runs_at_the_end_of_its_program_and_only_there() {
 }
 
 #[test]
+fn the_last_programs_exit_trap_finds_its_options_and_the_shell_ends_when_the_agent_is_gone() {
+    let program = "shopt -u expand_aliases sourcepath\ntrap 'shopt expand_aliases sourcepath' EXIT\nfalse";
+    let (outcome, code) = shell().run_last_and_leave(program);
+    outcome.is_clean(1, "expand_aliases \toff\nsourcepath     \toff\n");
+    assert_eq!(code, Some(1));
+    shell().run_last("echo last; (exit 4)").is_clean(4, "last\n");
+}
+
+#[test]
 fn no_child_inherits_the_control_socket() {
     let outcome = shell().run("for fd in /proc/self/fd/*; do readlink $fd; done; ls -l /proc/self/fd");
     assert!(!outcome.stdout.contains("socket"), "{}", outcome.stdout);
