@@ -1,8 +1,9 @@
 //! Bring-up: from a bare initramfs to a machine that can run programs.
 //!
 //! Runs once, before any thread or runtime exists, and is plain system calls in order: device and system trees, the root image, the
-//! memory file systems over it, the move onto it, then identity, loopback and limits, and last what programs shall not see. A step without which no program could run is
-//! an error that ends the machine; one that a program may miss is a warning. The port is opened after all of it.
+//! memory file systems over it, the move onto it, then identity, loopback and limits, and last what programs shall not see. A step
+//! without which no program could run is an error that ends the machine; one that a program may miss is a warning. The port is opened
+//! after all of it, and then the devices are closed.
 
 mod disk;
 mod links;
@@ -15,11 +16,11 @@ mod sysctl;
 
 use std::path::PathBuf;
 
-pub(crate) use seal::devices as seal_devices;
-
 use rustix::io::Errno;
 
 use crate::{cgroup::UserGroup, kmsg};
+
+pub(crate) use seal::devices as seal_devices;
 
 /// What programs see as the machine's name.
 const HOSTNAME: &[u8] = b"sandbox";

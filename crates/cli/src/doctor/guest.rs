@@ -59,7 +59,7 @@ fn page(postures: &[Posture]) -> String {
         }
         if let Some(how) = &posture.broken {
             let (style, sign) = sign(false);
-            let _ = writeln!(page, "{style}{sign}{style:#}  the program that tries it ended with {how}");
+            let _ = writeln!(page, "{style}{sign}{style:#}  the program that tries it did not end well: {how:?}");
         }
     }
     let failed: usize = postures.iter().map(Posture::failed).sum();

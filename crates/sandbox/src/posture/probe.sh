@@ -5,7 +5,7 @@ said=/tmp/.posture-said
 # The error's name out of what was said of it.
 name() {
     local text
-    text=$(<"$said")
+    IFS= read -r -d '' text <"$said"
     case $text in
         *'Permission denied'*) answer=EACCES ;;
         *'No such file or directory'* | *'Not a directory'*) answer=ENOENT ;;
@@ -30,7 +30,11 @@ probe() {
             rm -f "$2/.posture-program"
             ;;
         kill) kill -"$3" "${2/self/$$}" 2>"$said" || name ;;
-        word) [[ " $(tr -s '[:space:]' ' ' <"$2") " == *" $3 "* ]] || answer=no ;;
+        word)
+            local all
+            read -r -d '' -a all <"$2"
+            [[ " ${all[*]} " == *" $3 "* ]] || answer=no
+            ;;
         mounted)
             answer=no
             local words
