@@ -53,9 +53,10 @@ fn runs_in_flight_are_counted_and_leave_nothing_behind() {
 fn a_second_session_shares_memory_with_the_first() {
     let world = World::new();
     let levels = bench(&world, &["density", "-l", "raw", "-n", "1", "2"]);
-    let marginal = |at: usize| levels[at]["marginal_pss_bytes"].as_f64().expect("it was measured");
     for (first, state) in [(0, "fresh"), (2, "used")] {
         assert_eq!(levels[first]["state"], state, "{levels}");
-        assert!(marginal(first + 1) < marginal(first), "{levels}");
+        // The first shares with those of other tests, if there are any; one that shares with nobody takes 65 MB.
+        let marginal = levels[first + 1]["marginal_pss_bytes"].as_f64().expect("it was measured");
+        assert!(marginal < 45e6, "{levels}");
     }
 }
