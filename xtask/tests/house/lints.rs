@@ -6,7 +6,7 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 25] = [
+const UNSAFE_ROOMS: [&str; 26] = [
     "crates/cli/src/service/descriptors.rs",
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
@@ -30,6 +30,7 @@ const UNSAFE_ROOMS: [&str; 25] = [
     "crates/sandbox/src/process/spawner.rs",
     "faults/src/bin/fake-qemu/descriptors.rs",
     "faults/src/bin/fake-qemu/memory.rs",
+    "faults/src/bin/fake-qemu/raise.rs",
     "faults/tests/suite/fork.rs",
     "vmtests/src/puppet.rs",
 ];

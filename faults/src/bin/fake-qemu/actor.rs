@@ -18,7 +18,7 @@ use exec_sandbox_wire::{
 };
 use faults::{Amount, Step, Stream};
 use prost::Message as _;
-use rustix::process::{Signal, getpid, kill_process};
+use rustix::process::Signal;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,6 +28,7 @@ use crate::{
     memory,
     monitor::Monitor,
     port::{self, Port},
+    raise::raise,
 };
 
 /// An operation that no host begins in a test.
@@ -130,7 +131,7 @@ impl Actor {
             Step::Console(text) => writeln!(self.console.as_ref().ok_or(PlayError::Missing("a console"))?, "{text}")?,
             Step::Signal(number) => {
                 let signal = Signal::from_named_raw(*number).ok_or(PlayError::NoSignal(*number))?;
-                kill_process(getpid(), signal).map_err(io::Error::from)?;
+                raise(signal)?;
             }
             Step::IgnoreTerm => ignore_term()?,
             Step::Grandchild => drop(Command::new(&self.own_program).arg(GRANDCHILD).spawn()?),

@@ -8,6 +8,7 @@ mod descriptors;
 mod memory;
 mod monitor;
 mod port;
+mod raise;
 
 use std::{
     env,
