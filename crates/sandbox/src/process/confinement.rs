@@ -64,6 +64,8 @@ pub(crate) enum Missing {
     Landlock(#[from] LandlockError),
     #[error(transparent)]
     Filter(#[from] NoFilter),
+    #[error("it is not QEMU that is started, but what starts it")]
+    Script,
     #[error("making a network without interfaces")]
     Network(#[source] io::Error),
     #[error("no other user may use {KVM}, and no group")]
@@ -87,7 +89,7 @@ impl Missing {
     /// What brings the layer back.
     pub(crate) fn remedy(&self) -> &'static str {
         match self {
-            Self::Landlock(LandlockError::Program { .. }) => {
+            Self::Script | Self::Landlock(LandlockError::Program { .. }) => {
                 "name QEMU itself in EXEC_SANDBOX_QEMU, not a script that starts it"
             }
             Self::Landlock(_) | Self::Refused { step: Step::Landlock, .. } => {
@@ -114,11 +116,12 @@ impl Missing {
 impl Confinement {
     /// Finds the layers for `subject`, with control groups in the group `named` if there is one. Blocks for a moment.
     pub(crate) fn find(subject: &Subject<'_>, named: Option<&Path>) -> Self {
+        let landlock = rules(subject).map_err(Missing::from);
         let mut found = Self {
-            landlock: rules(subject).map_err(Missing::from),
+            calls: filter(&landlock),
+            landlock,
             own_user: own_user(subject),
             namespaces: Namespaces::new().map_err(Missing::Network),
-            calls: Filter::of_qemu().map_err(Missing::from),
             groups: Delegated::find(named).map_err(Missing::from),
         };
         let rehearsed =
@@ -219,6 +222,14 @@ fn rules(subject: &Subject<'_>) -> Result<Ruleset, LandlockError> {
     }
     let read: Vec<&File> = subject.files.iter().copied().chain(subject.directory).collect();
     allowed.to_kernel(&read)
+}
+
+/// What QEMU has no use for; what a script that starts it has use for nobody knows.
+fn filter(landlock: &Result<Ruleset, Missing>) -> Result<Filter, Missing> {
+    match landlock {
+        Err(Missing::Landlock(LandlockError::Program { .. })) => Err(Missing::Script),
+        _ => Ok(Filter::of_qemu()?),
+    }
 }
 
 /// A user in no group but that of the hypervisor, if that is what opens it.

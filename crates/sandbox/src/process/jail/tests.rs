@@ -164,6 +164,19 @@ async fn a_confined_child_has_no_tcp() {
     }
 }
 
+#[test]
+fn what_a_script_needs_that_starts_a_program_is_not_known() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let script = dir.path().join("qemu");
+    fs::write(&script, "#!/bin/sh\nexec /bin/true\n").expect("it is ours");
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let found = confinement_of(&script, &[]);
+    for missing in [found.landlock.err(), found.calls.err()] {
+        let remedy = missing.map(|missing| missing.remedy());
+        assert!(remedy.is_some_and(|remedy| remedy.contains("EXEC_SANDBOX_QEMU")), "{remedy:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_filtered_child_has_no_sockets_and_changes_no_file_by_name() {
     let Some(calls) = layer(confinement().calls) else { return };
