@@ -46,7 +46,8 @@ async def test_an_orphan_sleeps_and_is_destroyed_like_any_other() -> None:
             assert (await vm.execute(code)).exit_code == 0
             await vm.channel.close()
             await vm.channel.close()
-        percents = await asyncio.gather(*[_cpu_percent(process, 10) for process in processes])
+        # Long enough for the seconds in which a guest settles to be the fewer.
+        percents = await asyncio.gather(*[_cpu_percent(process, 20) for process in processes])
         for of_one in percents:
             assert statistics.median(of_one) < 2, percents
             assert max(of_one) < 10, percents

@@ -9,7 +9,7 @@ use rustix::{
 
 use crate::kmsg;
 
-const SETTINGS: [(&str, &str); 7] = [
+const SETTINGS: [(&str, &str); 8] = [
     // Where the kernel lies is nobody's business, root's included.
     ("/proc/sys/kernel/kptr_restrict", "2"),
     // Links and files in /tmp cannot be used to lead another user's process astray.
@@ -21,6 +21,8 @@ const SETTINGS: [(&str, &str); 7] = [
     ("/proc/sys/net/ipv4/ping_group_range", "0 2147483647"),
     // Otherwise a thread of the kernel wakes twice a second to look for gaps between pages, also in a machine that does nothing.
     ("/proc/sys/vm/compaction_proactiveness", "0"),
+    // Every five seconds it would be looked what is to be written to disks, of which none can be written to.
+    ("/proc/sys/vm/dirty_writeback_centisecs", "0"),
 ];
 
 /// IPv6 by network interfaces.
