@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(Status::from(ErrorKind::InvalidArgument), Status::USAGE);
         assert_eq!(Status::from(ErrorKind::UnknownVm), Status::USAGE);
         assert_eq!(Status::from(ErrorKind::PackageNotAllowed), Status::USAGE);
-        assert_eq!(Status::from(ErrorKind::Unsupported), Status::USAGE);
+        assert_eq!(Status::from(ErrorKind::PackageInstall), Status::SANDBOX);
         assert_eq!(Status::from(ErrorKind::Teardown), Status::SANDBOX);
         assert_eq!(Status::from(ErrorKind::BootTimeout), Status::TIMEOUT);
         assert_eq!(Status::from(ErrorKind::OutcomeUnknown), Status::SANDBOX);

@@ -10,6 +10,7 @@ use exec_sandbox_gateway::{
 use crate::{
     Error, ErrorKind, Language,
     accel::AccelRequest,
+    layers::{self, Indexes},
     network::Registries,
     paths::{self, Environment},
     private_dir, request, session,
@@ -25,7 +26,9 @@ const MOST_POOL_SIZE: usize = 64;
 
 /// Least that snapshots may take: with less, each would be made in vain.
 const LEAST_SNAPSHOT_MAX_BYTES: u64 = 256 * MIB;
-const MOST_SNAPSHOT_MAX_BYTES: u64 = 1024 * GIB;
+/// The same for layers of packages.
+const LEAST_LAYER_MAX_BYTES: u64 = 64 * MIB;
+const MOST_CACHE_BYTES: u64 = 1024 * GIB;
 
 /// What a [`Scheduler`](crate::Scheduler) is started with.
 #[derive(Clone, Debug)]
@@ -55,6 +58,21 @@ pub struct SchedulerConfig {
     /// Whether packages have to be among those that are used most, by name: what is not may be a slip, under whose name somebody else
     /// has published something.
     pub package_validation: bool,
+    /// The index that each language's packages come from: HTTPS, port 443, a password in it if it needs one. A language that is not in it:
+    /// `$EXEC_SANDBOX_PACKAGE_INDEXES` (`python=https://a.example/simple/ javascript=https://b.example/`), else what the package managers'
+    /// own variables say (`UV_DEFAULT_INDEX`, `UV_INDEX_URL`, `PIP_INDEX_URL`; `npm_config_registry`), else the image. An index that
+    /// somebody has named is asked at which hosts its files are.
+    pub package_indexes: BTreeMap<Language, String>,
+    /// A file of the certificates, in PEM, that indexes are known by. `None`: `$EXEC_SANDBOX_PACKAGE_CA`, else `$SSL_CERT_FILE`, else this
+    /// system's.
+    pub package_ca: Option<PathBuf>,
+    /// Memory of the machine in which packages are installed, in MiB: half of it, less what they take unpacked, is room for them. 512 to
+    /// 65,536.
+    pub package_install_memory_mib: u32,
+    /// What all layers of packages together may take of the disk: 64 MiB to 1 TiB.
+    pub layer_max_bytes: u64,
+    /// After so long without use a layer is removed: a minute to a year.
+    pub layer_max_age: Duration,
     /// VMs of each language that are kept ready, with the default memory and no network: at most 64. 0: none, and nothing is started
     /// ahead of need.
     pub warm_pool_size: usize,
@@ -117,6 +135,11 @@ impl Default for SchedulerConfig {
             offline: false,
             cache_dir: None,
             package_validation: true,
+            package_indexes: BTreeMap::new(),
+            package_ca: None,
+            package_install_memory_mib: 2048,
+            layer_max_bytes: 8 * GIB,
+            layer_max_age: 30 * DAY,
             warm_pool_size: 0,
             blank_pool_size: None,
             snapshots: true,
@@ -156,6 +179,9 @@ pub(crate) struct Settings {
     pub(crate) gateway: Option<PathBuf>,
     /// The configuration's and the environment's; not the image's.
     pub(crate) registries: Registries,
+    /// The same of indexes.
+    pub(crate) indexes: Indexes,
+    pub(crate) package_ca: Option<PathBuf>,
 }
 
 impl SchedulerConfig {
@@ -194,12 +220,17 @@ impl SchedulerConfig {
         check_range("cpu_overcommit_ratio", self.cpu_overcommit_ratio, 1.0, 20.0)?;
         check_range("snapshot_max_age", self.snapshot_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
         check_range("snapshot_retry_after", self.snapshot_retry_after.as_secs_f64(), 0.0, 3600.0)?;
-        check_snapshot_bytes(self.snapshot_max_bytes)?;
+        check_bytes("snapshot_max_bytes", self.snapshot_max_bytes, LEAST_SNAPSHOT_MAX_BYTES)?;
+        check_bytes("layer_max_bytes", self.layer_max_bytes, LEAST_LAYER_MAX_BYTES)?;
+        check_range("layer_max_age", self.layer_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
+        check_range("package_install_memory_mib", self.package_install_memory_mib.into(), 512.0, 65_536.0)?;
         check_pool("warm_pool_size", self.warm_pool_size)?;
         check_pool("blank_pool_size", self.blank_pool_size.unwrap_or_default())?;
         check_resolvers(self.resolvers.as_deref())?;
         exceptions(&self.network_exceptions)?;
         let registries = Registries::configured(&self.registries, environment.registries.as_deref())?;
+        let (variable, tools) = (environment.package_indexes.as_deref(), &environment.package_tools);
+        let indexes = Indexes::configured(&self.package_indexes, variable, tools)?;
         let cache_dir = self.cache_dir_in(environment)?;
         Ok(Settings {
             images_dir: self.images_dir.clone().unwrap_or_else(|| paths::images_dir(environment, &cache_dir)),
@@ -215,6 +246,8 @@ impl SchedulerConfig {
             cgroup: self.cgroup.clone().or_else(|| environment.cgroup.clone()),
             gateway: self.gateway.clone().or_else(|| environment.gateway.clone()),
             registries,
+            indexes,
+            package_ca: self.package_ca.clone().or_else(|| environment.package_ca.clone()),
             cache_dir,
             config: self,
         })
@@ -235,6 +268,12 @@ impl Settings {
     pub(crate) fn snapshots(&self) -> Store {
         let limits = Limits { max_bytes: self.config.snapshot_max_bytes, max_age: self.config.snapshot_max_age };
         Store::at(self.snapshot_dir.clone(), limits)
+    }
+
+    /// The store of what was installed.
+    pub(crate) fn layers(&self) -> layers::Store {
+        let limits = Limits { max_bytes: self.config.layer_max_bytes, max_age: self.config.layer_max_age };
+        layers::Store::at(paths::layer_dir(&self.cache_dir), limits)
     }
 }
 
@@ -259,12 +298,12 @@ fn check_pool(name: &str, size: usize) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
-fn check_snapshot_bytes(most: u64) -> Result<(), Error> {
-    if (LEAST_SNAPSHOT_MAX_BYTES..=MOST_SNAPSHOT_MAX_BYTES).contains(&most) {
+fn check_bytes(name: &str, most: u64, least: u64) -> Result<(), Error> {
+    if (least..=MOST_CACHE_BYTES).contains(&most) {
         return Ok(());
     }
-    let bounds = format!("between {LEAST_SNAPSHOT_MAX_BYTES} and {MOST_SNAPSHOT_MAX_BYTES}");
-    Err(Error::new(ErrorKind::InvalidArgument, format!("snapshot_max_bytes must be {bounds}, not {most}")))
+    let message = format!("{name} must be between {least} and {MOST_CACHE_BYTES}, not {most}");
+    Err(Error::new(ErrorKind::InvalidArgument, message))
 }
 
 fn check_range(name: &str, value: f64, least: f64, most: f64) -> Result<(), Error> {

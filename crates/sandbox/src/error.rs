@@ -33,8 +33,12 @@ pub enum ErrorKind {
     InvalidEnv,
     /// A package is not pinned, or the language has none.
     PackageNotAllowed,
-    /// The request is valid, and asks for what this version cannot do yet; nothing was tried.
-    Unsupported,
+    /// Packages cannot be installed, and trying again would not help: there is no such version, or they do not fit together. The code
+    /// did not run.
+    PackageInstall,
+    /// Packages could not be installed now: their registry could not be reached, or the machine that installs them was lost. The code
+    /// did not run.
+    PackageInstallTransient,
     /// An id stands for no VM, or for more than one.
     UnknownVm,
     /// Something that must be installed is missing or too old.
@@ -81,7 +85,7 @@ impl ErrorKind {
     /// Whether the same request may be sent again without fear of running the code twice.
     #[must_use]
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::Capacity | Self::BootTimeout | Self::Vm | Self::Gateway)
+        matches!(self, Self::Capacity | Self::BootTimeout | Self::Vm | Self::Gateway | Self::PackageInstallTransient)
     }
 
     /// Whether the request itself is at fault, so that nothing was tried.
@@ -95,7 +99,6 @@ impl ErrorKind {
                 | Self::InvalidCode
                 | Self::InvalidEnv
                 | Self::PackageNotAllowed
-                | Self::Unsupported
                 | Self::UnknownVm
         )
     }
@@ -109,7 +112,8 @@ impl ErrorKind {
             Self::InvalidCode => "invalid_code",
             Self::InvalidEnv => "invalid_env",
             Self::PackageNotAllowed => "package_not_allowed",
-            Self::Unsupported => "unsupported",
+            Self::PackageInstall => "package_install",
+            Self::PackageInstallTransient => "package_install_transient",
             Self::UnknownVm => "unknown_vm",
             Self::Dependency => "dependency",
             Self::AssetNotFound => "asset_not_found",

@@ -24,6 +24,7 @@ use crate::{
     admission::{Budget, Machine},
     assets,
     config::Settings,
+    layers::{Indexes, Layers, Sources},
     network::{self, GatewayProgram, Registries},
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
@@ -62,6 +63,8 @@ pub(crate) struct Host {
     gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
     /// The hosts that each language installs packages from.
     pub(crate) registries: Registries,
+    /// What is installed for VMs with packages.
+    pub(crate) layers: Arc<Layers>,
     cgroup: Option<PathBuf>,
     pub(crate) run_dir: PathBuf,
     pub(crate) boot_timeout: Duration,
@@ -131,6 +134,10 @@ impl Host {
         let has = |language: &Language| image.manifest().languages.contains_key(language.name());
         let languages: Vec<Language> = Language::ALL.into_iter().filter(has).collect();
         let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;
+        let by_default = Indexes::of_image(&image.manifest().indexes);
+        let indexes = (settings.indexes.clone(), by_default);
+        let sources = Sources::new(indexes, registries.clone(), config, settings.package_ca.clone());
+        let layers = Arc::new(Layers::new(settings.layers(), image.manifest().root.blake3, sources));
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
@@ -154,6 +161,7 @@ impl Host {
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,
+            layers,
             cgroup: settings.cgroup.clone(),
             run_dir: settings.run_dir.clone(),
             boot_timeout: settings.config.boot_timeout,

@@ -18,6 +18,7 @@
 mod accel;
 mod admission;
 pub mod assets;
+mod cache_dir;
 mod config;
 pub mod doctor;
 mod error;
@@ -28,7 +29,9 @@ mod host;
 mod ids;
 mod images;
 pub mod inventory;
+mod key_lock;
 mod language;
+mod layers;
 mod maker;
 mod manager;
 mod network;

@@ -3,7 +3,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::info;
 
@@ -13,6 +13,7 @@ use crate::{
     assets,
     config::Settings,
     host::{self, Facts, Host},
+    layers::Workshop,
     network::Registries,
     paths::Environment,
     pool::Pool,
@@ -60,6 +61,8 @@ impl VmManager {
         if let Some(snapshots) = &host.snapshots {
             snapshots.tidy();
         }
+        let layers = Arc::clone(&host.layers);
+        drop(tokio::task::spawn_blocking(move || layers.tidy()));
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
         let common = Common { config: Arc::new(config), host: Arc::new(host), alive, closing };
@@ -123,8 +126,24 @@ impl VmManager {
             () = self.common.closing.cancelled() => {
                 Err(Error::new(ErrorKind::Closed, "creating a VM: the scheduler has been closed"))
             }
-            vm = self.admit_and_boot(spec, off) => vm,
+            vm = self.prepare_and_boot(spec, off) => vm,
         }
+    }
+
+    /// Finds or makes the layer of the VM's packages first.
+    async fn prepare_and_boot(&self, mut spec: ValidVm, off: &CancellationToken) -> Result<QemuVm, Error> {
+        let Some(set) = &spec.packages else { return self.admit_and_boot(spec, off).await };
+        let begun = Instant::now();
+        let workshop = Workshop { common: self.common.clone(), admission: self.admission.clone() };
+        let layer = tokio::select! {
+            layer = self.common.host.layers.get(set, &workshop, spec.progress.take()) => layer?,
+            () = off.cancelled() => return Err(called_off()),
+        };
+        spec.layer = Some(layer);
+        let took = begun.elapsed();
+        let mut vm = self.admit_and_boot(spec, off).await?;
+        vm.note_packages(Some(took));
+        Ok(vm)
     }
 
     async fn admit_and_boot(&self, spec: ValidVm, off: &CancellationToken) -> Result<QemuVm, Error> {

@@ -128,6 +128,9 @@ pub struct Timing {
     pub origin: Origin,
     /// Waiting for memory and CPU.
     pub admission: Duration,
+    /// Before that: finding or installing the packages of the VM. `None`: it has none.
+    #[serde(default)]
+    pub packages: Option<Duration>,
     /// From there to a VM that can be started: image found and verified, run directory and sockets made. Of one that was ready, its answer.
     pub prepare: Duration,
     /// Starting the gateway's process, until it has been executed. `None`: the VM has no network.
@@ -183,4 +186,6 @@ pub enum Output {
     Stderr(Bytes),
     /// The guest's console, if the request asked for it.
     BootLog(Bytes),
+    /// What an installer of packages says, for people who wait for it.
+    Progress(Bytes),
 }

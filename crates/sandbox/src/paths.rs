@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, layers::ToolVariables};
 
 /// What the process's environment says about places and choices. Read once, so that the rest is a function of it.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,9 @@ pub(crate) struct Environment {
     pub(crate) cgroup: Option<PathBuf>,
     pub(crate) gateway: Option<PathBuf>,
     pub(crate) registries: Option<String>,
+    pub(crate) package_indexes: Option<String>,
+    pub(crate) package_tools: ToolVariables,
+    pub(crate) package_ca: Option<PathBuf>,
     pub(crate) force_emulation: bool,
     pub(crate) xdg_cache_home: Option<PathBuf>,
     pub(crate) xdg_runtime_dir: Option<PathBuf>,
@@ -31,19 +34,27 @@ impl Environment {
     /// Reads the process's environment. An empty variable counts as unset.
     pub(crate) fn read() -> Self {
         let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
+        let first = |names: &[&str]| names.iter().find_map(|name| text(name));
         let is_true = |name: &str| {
             env::var(name).is_ok_and(|value| matches!(value.to_lowercase().as_str(), "1" | "true" | "yes"))
         };
         Self {
             cache_dir: path("EXEC_SANDBOX_CACHE_DIR"),
             images_dir: path("EXEC_SANDBOX_IMAGES_DIR"),
-            assets_url: env::var("EXEC_SANDBOX_ASSETS_URL").ok().filter(|value| !value.is_empty()),
+            assets_url: text("EXEC_SANDBOX_ASSETS_URL"),
             offline: is_true("EXEC_SANDBOX_OFFLINE"),
             run_dir: path("EXEC_SANDBOX_RUN_DIR"),
             qemu: path("EXEC_SANDBOX_QEMU"),
             cgroup: path("EXEC_SANDBOX_CGROUP"),
             gateway: path("EXEC_SANDBOX_GATEWAY"),
-            registries: env::var("EXEC_SANDBOX_REGISTRIES").ok().filter(|value| !value.is_empty()),
+            registries: text("EXEC_SANDBOX_REGISTRIES"),
+            package_indexes: text("EXEC_SANDBOX_PACKAGE_INDEXES"),
+            package_tools: ToolVariables {
+                python: first(&["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]),
+                javascript: first(&["npm_config_registry", "NPM_CONFIG_REGISTRY"]),
+            },
+            package_ca: path("EXEC_SANDBOX_PACKAGE_CA").or_else(|| path("SSL_CERT_FILE")),
             force_emulation: is_true("EXEC_SANDBOX_FORCE_EMULATION"),
             xdg_cache_home: path("XDG_CACHE_HOME"),
             xdg_runtime_dir: path("XDG_RUNTIME_DIR"),
@@ -77,6 +88,11 @@ pub(crate) fn images_dir(environment: &Environment, cache_dir: &Path) -> PathBuf
 /// Where snapshots of memory are. Python's configuration says the same place.
 pub(crate) fn snapshot_dir(cache_dir: &Path) -> PathBuf {
     cache_dir.join("memory-snapshots")
+}
+
+/// Where what was installed is.
+pub(crate) fn layer_dir(cache_dir: &Path) -> PathBuf {
+    cache_dir.join("package-layers")
 }
 
 /// Where running VMs have their directories: short, because a socket's path has 108 bytes, and gone after a reboot.

@@ -65,7 +65,7 @@ impl Pool {
 
     /// A VM that may be `spec`, if there is one that answers.
     pub(crate) async fn take(&self, spec: &ValidVm) -> Option<QemuVm> {
-        let ValidVm { memory_mib, network: None, boot_log: None, .. } = spec else { return None };
+        let ValidVm { memory_mib, layer: None, network: None, boot_log: None, .. } = spec else { return None };
         if *memory_mib != self.common.config.default_memory_mib {
             return None;
         }

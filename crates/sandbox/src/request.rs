@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use wire::limits;
 
 pub(crate) use network::ValidNetwork;
+pub(crate) use packages::PackageSet;
 pub use network::{ExposedPort, NetworkPolicy, PortMapping, Protocol, UnknownProtocol};
 pub(crate) use spec::ValidVm;
 pub use spec::VmSpec;
@@ -111,6 +112,7 @@ impl RunRequest {
             network: self.network,
             expose: self.expose,
             boot_log: output.filter(|_| self.boot_log).cloned(),
+            progress: output.cloned(),
             ..VmSpec::new(self.language)
         };
         let execution = ValidExec { is_last: true, ..execution.validate(self.language, config)? };

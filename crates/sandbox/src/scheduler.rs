@@ -149,9 +149,10 @@ impl Scheduler {
 }
 
 fn timing(called: Instant, booted: BootTiming, executed: &Executed, dying: Instant) -> Timing {
-    let BootTiming { origin, admission, prepare, gateway_start, spawn, guest_wait, snapshot } = booted;
+    let BootTiming { origin, packages, admission, prepare, gateway_start, spawn, guest_wait, snapshot } = booted;
     Timing {
         origin,
+        packages,
         // For the VM, and for the program if the VM had given back its CPU.
         admission: admission + executed.admission,
         prepare,

@@ -13,7 +13,6 @@ mod error;
 mod fill;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
-mod lock;
 mod manifest;
 mod memories;
 mod parts;
@@ -27,15 +26,18 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use exec_sandbox_image::Stamp;
-use tracing::{debug, warn};
+use tracing::warn;
 
-use crate::private_dir;
+use crate::{
+    cache_dir::{chain, note_use, unix_ns},
+    key_lock::{Held, KeyLock},
+    private_dir,
+};
 use error::{Damage, Trouble};
-use lock::{Held, KeyLock};
 use template::Claimed;
 
 pub(crate) use draft::Draft;
@@ -54,9 +56,6 @@ const USED: &str = "used";
 
 /// Why something is in quarantine, for people.
 const REASON: &str = "reason";
-
-/// How exact the time of the last use is: a snapshot that is used all the time is not written to all the time.
-const USE_IS_NOTED_EVERY: Duration = Duration::from_secs(60 * 60);
 
 /// How much is kept, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +116,7 @@ impl Store {
         let (key, locks) = (parts.key(), self.locks_dir());
         private_dir::create(&self.dir).map_err(StoreError::io("use", &self.dir))?;
         private_dir::create(&locks).map_err(StoreError::io("use", &locks))?;
-        let lock = KeyLock::try_take(&locks, key, &self.held).map_err(StoreError::io("lock a file in", &locks))?;
+        let lock = KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
         let Some(lock) = lock else { return Ok(None) };
         // Whoever had the lock before may have published it since it was looked for.
         if fs::symlink_metadata(self.template_dir(key)).is_ok() {
@@ -240,32 +239,6 @@ impl Store {
     fn trash_dir(&self) -> PathBuf {
         self.dir.join("trash")
     }
-}
-
-/// Notes that a snapshot was used now. It is only as good as a cache's.
-fn note_use(path: &Path) {
-    let now = SystemTime::now();
-    let is_recent = |used| now.duration_since(used).is_ok_and(|age| age < USE_IS_NOTED_EVERY);
-    if fs::metadata(path).and_then(|file| file.modified()).is_ok_and(is_recent) {
-        return;
-    }
-    if let Err(error) = set_modified(path, now) {
-        debug!(path = %path.display(), %error, "the use of a memory snapshot is not noted");
-    }
-}
-
-fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
-    File::options().create(true).truncate(false).write(true).open(path)?.set_modified(time)
-}
-
-fn unix_ns(time: SystemTime) -> u128 {
-    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
-}
-
-/// An error with its causes, for a text that people read.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(error.source(), |cause| cause.source());
-    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
 #[cfg(test)]

@@ -109,6 +109,8 @@ pub enum Ending {
 pub struct BootTiming {
     /// Where its guest came from.
     pub origin: Origin,
+    /// Before anything else: finding or installing its packages. `None`: it has none.
+    pub packages: Option<Duration>,
     /// Waiting for memory and CPU.
     pub admission: Duration,
     /// From there to a VM that can be started.
@@ -244,6 +246,11 @@ impl QemuVm {
             Some(network) => Some(network.since_last().await),
             None => None,
         }
+    }
+
+    /// Notes how long its packages took before it.
+    pub(crate) fn note_packages(&mut self, took: Option<Duration>) {
+        self.booted.packages = took;
     }
 
     /// Where the time of its boot went.

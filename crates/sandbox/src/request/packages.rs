@@ -4,8 +4,10 @@
 //! source (a URL, a path, an alias) is refused. Whether there is such a package is not known here; whether many use it is.
 
 mod known;
+mod set;
 
 use known::Known;
+pub(crate) use set::PackageSet;
 
 use crate::{Error, ErrorKind, Language};
 
@@ -19,7 +21,7 @@ const MAX_NAME_BYTES: usize = 214;
 const RESERVED: [&str; 2] = ["favicon.ico", "node_modules"];
 
 /// Checks the packages of one VM. If `only_known`, they have to be among those that are used most.
-pub(super) fn check(language: Language, packages: &[String], only_known: bool) -> Result<(), Error> {
+fn check(language: Language, packages: &[String], only_known: bool) -> Result<(), Error> {
     if packages.len() > MAX_PACKAGES {
         return Err(refused(format!("Too many packages: {} (max {MAX_PACKAGES})", packages.len())));
     }
@@ -53,7 +55,8 @@ fn check_known(language: Language, requirement: &str) -> Result<(), Error> {
     let Known::No(meant) = known::look_up(language, name) else { return Ok(()) };
     let suggestion = meant.map_or_else(String::new, |meant| format!(": did you mean {meant}?"));
     let error = refused(format!("Package {name:?} is not among those of {language} that are used most{suggestion}"));
-    let remedy = "if the name is right, allow it: SchedulerConfig::package_validation, in Python enable_package_validation=False";
+    let remedy = "if the name is right, allow it: sbx run --no-validation, in Python enable_package_validation=False, in Rust \
+                  SchedulerConfig::package_validation";
     Err(error.remedied_by(remedy))
 }
 

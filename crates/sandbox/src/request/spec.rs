@@ -1,15 +1,15 @@
 //! What a VM is asked to be.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::mpsc;
 
 use super::{
     check_memory,
     network::{NetworkPolicy, PortMapping, ValidNetwork},
-    packages,
+    packages::PackageSet,
 };
-use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, ids::check_id, network::Registries};
+use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, ids::check_id, layers::Layer, network::Registries};
 
 /// A VM, as the caller wants it. Checked when it is created.
 #[derive(Clone, Debug)]
@@ -30,6 +30,8 @@ pub struct VmSpec {
     pub expose: Vec<PortMapping>,
     /// Where the guest's console goes while it boots and runs, which slows the boot; without it the guest has none.
     pub boot_log: Option<mpsc::Sender<Output>>,
+    /// Where goes what is said while packages are installed; `None`: nowhere.
+    pub progress: Option<mpsc::Sender<Output>>,
 }
 
 /// A VM that may be made: every limit holds.
@@ -39,11 +41,18 @@ pub(crate) struct ValidVm {
     pub(crate) memory_mib: u32,
     pub(crate) tenant_id: Option<String>,
     pub(crate) task_id: Option<String>,
+    /// What is to be installed. `None`: nothing.
+    pub(crate) packages: Option<PackageSet>,
+    /// Where that is installed: it is made, or found, before the VM.
+    pub(crate) layer: Option<Arc<Layer>>,
     /// `None`: it has no network card.
     pub(crate) network: Option<ValidNetwork>,
+    /// It is a machine of ours, in which packages are installed: it is booted, with room for many files.
+    pub(crate) installs: bool,
     /// After so long without an operation it ends by itself.
     pub(crate) idle_timeout: Option<Duration>,
     pub(crate) boot_log: Option<mpsc::Sender<Output>>,
+    pub(crate) progress: Option<mpsc::Sender<Output>>,
 }
 
 impl VmSpec {
@@ -59,40 +68,44 @@ impl VmSpec {
             network: NetworkPolicy::Denied,
             expose: Vec::new(),
             boot_log: None,
+            progress: None,
         }
     }
 
     /// What it means under `config` where `registries` are those of the languages.
     ///
     /// # Errors
-    /// One of the invalid-input kinds, naming the value and its range, or what this version cannot give a VM.
+    /// One of the invalid-input kinds, naming the value and its range.
     pub(crate) fn validate(self, config: &SchedulerConfig, registries: &Registries) -> Result<ValidVm, Error> {
-        let Self { language, memory_mib, tenant_id, task_id, packages, network, expose, boot_log } = self;
+        let Self { language, memory_mib, tenant_id, task_id, packages, network, expose, boot_log, progress } = self;
         let memory_mib = memory_mib.unwrap_or(config.default_memory_mib);
         check_memory(memory_mib)?;
         for (name, id) in [("tenant_id", &tenant_id), ("task_id", &task_id)] {
             id.as_deref().map_or(Ok(()), |id| check_id(name, id))?;
         }
-        packages::check(language, &packages, config.package_validation)?;
+        let packages = PackageSet::of(language, &packages, config.package_validation)?;
         let network = ValidNetwork::of((network, expose), language, config, registries)?;
-        check_supported(&packages)?;
-        Ok(ValidVm { language, memory_mib, tenant_id, task_id, network, idle_timeout: None, boot_log })
+        Ok(ValidVm { tenant_id, task_id, packages, network, boot_log, progress, ..ValidVm::plain(language, memory_mib) })
     }
 }
 
 impl ValidVm {
     /// A VM for `language` with `memory_mib` and nothing else.
     pub(crate) fn plain(language: Language, memory_mib: u32) -> Self {
-        Self { language, memory_mib, tenant_id: None, task_id: None, network: None, idle_timeout: None, boot_log: None }
+        Self {
+            language,
+            memory_mib,
+            tenant_id: None,
+            task_id: None,
+            packages: None,
+            layer: None,
+            network: None,
+            installs: false,
+            idle_timeout: None,
+            boot_log: None,
+            progress: None,
+        }
     }
-}
-
-/// Refuses what is valid and what no VM of this version has.
-fn check_supported(packages: &[String]) -> Result<(), Error> {
-    if packages.is_empty() {
-        return Ok(());
-    }
-    Err(Error::new(ErrorKind::Unsupported, "creating a VM with packages: this version cannot do that yet"))
 }
 
 #[cfg(test)]
@@ -118,17 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn what_this_version_cannot_do_is_said_of_a_request_that_is_valid() {
-        let refused = |change: fn(&mut VmSpec)| {
-            let mut spec = VmSpec::new(Language::Python);
-            change(&mut spec);
-            let error = validate(spec).expect_err("it is refused");
-            (error.kind(), error.to_string())
+    fn packages_are_checked_and_are_a_set() {
+        let with = |packages: &[&str]| {
+            let packages = packages.iter().map(|package| (*package).to_owned()).collect();
+            validate(VmSpec { packages, ..VmSpec::new(Language::Python) })
         };
-        let expected = "creating a VM with packages: this version cannot do that yet".to_owned();
-        assert_eq!(refused(|spec| spec.packages = vec!["requests==2.32.3".into()]), (ErrorKind::Unsupported, expected));
-        // What is wrong is said first: it would be wrong in any version.
-        assert_eq!(refused(|spec| spec.packages = vec!["requests".into()]).0, ErrorKind::PackageNotAllowed);
+        let set = with(&["Requests==2.32.3"]).expect("it is one").packages.expect("it is one");
+        assert_eq!(set.requirements(), ["requests==2.32.3"]);
+        assert_eq!(with(&["requests"]).expect_err("which version?").kind(), ErrorKind::PackageNotAllowed);
+        assert!(with(&[]).expect("none are allowed").packages.is_none());
     }
 
     #[test]

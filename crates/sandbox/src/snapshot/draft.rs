@@ -14,13 +14,16 @@ use exec_sandbox_image::{Digest, Stamp};
 use super::{
     MANIFEST, RAM, STATE, Store, USED, VERIFIED,
     error::StoreError,
-    lock::KeyLock,
     manifest::{Content, Manifest, memory_bytes},
     memories,
     parts::{Key, Parts},
     template::Template,
 };
-use crate::private_dir;
+use crate::{
+    cache_dir::{free_bytes, is_taken},
+    key_lock::KeyLock,
+    private_dir,
+};
 
 /// What QEMU writes, under whatever user it runs: it is given descriptors, and nobody else gets into the directory.
 const WHILE_IT_IS_MADE: u32 = 0o666;
@@ -185,15 +188,9 @@ fn prefix(key: Key) -> String {
 
 /// Memory that has no room is a signal that ends QEMU, so it is asked for ahead.
 fn check_room(dir: &Path, needed_bytes: u64) -> Result<(), StoreError> {
-    let found = rustix::fs::statvfs(dir).map_err(|error| StoreError::io("examine", dir)(error.into()))?;
-    let free_bytes = found.f_bavail.saturating_mul(found.f_frsize);
+    let free_bytes = free_bytes(dir).map_err(StoreError::io("examine", dir))?;
     if free_bytes < needed_bytes {
         return Err(StoreError::NoRoom { path: dir.to_owned(), free_bytes, needed_bytes });
     }
     Ok(())
-}
-
-fn is_taken(error: &io::Error) -> bool {
-    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
-    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Language, qemu_program::QemuProgram};
 
 /// Changes when what is kept of a VM, or what it means, does: no older snapshot is found then.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// What a VM is made of. A snapshot is of use only to a VM that agrees in every part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,8 +31,9 @@ pub(crate) struct Parts {
     pub(crate) memory_mib: u32,
     /// The language whose interpreter is warm.
     pub(crate) language: Option<Language>,
-    /// What is installed, in any order.
+    /// What is installed, in any order, and what came of that.
     pub(crate) packages: Vec<String>,
+    pub(crate) layer: Option<Digest>,
 }
 
 /// One build of QEMU: its device state is no other's.
@@ -72,6 +73,7 @@ impl Parts {
             memory_mib: 0,
             language: None,
             packages: Vec::new(),
+            layer: None,
         })
     }
 
@@ -91,6 +93,7 @@ impl Parts {
             memory_mib,
             language,
             packages,
+            layer,
         } = self;
         let mut packages = packages.clone();
         packages.sort_unstable();
@@ -106,7 +109,8 @@ impl Parts {
         key = list(key, "machine", machine);
         key = number(key, "memory", *memory_mib);
         key = list(key, "language", language.map(Language::name).as_slice());
-        Key(list(key, "packages", &packages).finish())
+        key = list(key, "packages", &packages);
+        Key(list(key, "layer", layer.map(|layer| layer.to_string()).as_slice()).finish())
     }
 }
 
@@ -128,6 +132,12 @@ impl QemuBuild {
             .with("qemu size", &size_bytes.to_be_bytes())
             .with("qemu mtime", &modified_s.to_be_bytes())
             .with("qemu mtime ns", &modified_ns.to_be_bytes())
+    }
+}
+
+impl Key {
+    pub(crate) fn digest(self) -> Digest {
+        self.0
     }
 }
 
@@ -215,7 +225,7 @@ pub(super) mod tests {
         });
         let numbers = (0..2_u32, 0..2_u32, 0..2_u32);
         let language = option::of(select(Language::ALL.to_vec()));
-        let lists = (vec(text(), 0..4), vec(text(), 0..4));
+        let lists = (vec(text(), 0..4), vec(text(), 0..4), option::of(digest()));
         (numbers, (digest(), digest(), digest()), qemu, accelerator(), option::of(text()), language, lists).prop_map(
             |(
                 (format, generation, memory_mib),
@@ -224,7 +234,7 @@ pub(super) mod tests {
                 accelerator,
                 host_cpu,
                 language,
-                (machine, mut packages),
+                (machine, mut packages, layer),
             )| {
                 packages.sort_unstable();
                 Parts {
@@ -240,6 +250,7 @@ pub(super) mod tests {
                     memory_mib,
                     language,
                     packages,
+                    layer,
                 }
             },
         )
@@ -260,7 +271,8 @@ pub(super) mod tests {
             8 => mixed.machine = other.machine,
             9 => mixed.memory_mib = other.memory_mib,
             10 => mixed.language = other.language,
-            _ => mixed.packages = other.packages,
+            11 => mixed.packages = other.packages,
+            _ => mixed.layer = other.layer,
         }
         mixed
     }
@@ -272,7 +284,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn one_part_that_differs_is_enough(one in any_parts(), other in any_parts(), number in 0..12_usize) {
+        fn one_part_that_differs_is_enough(one in any_parts(), other in any_parts(), number in 0..13_usize) {
             let mixed = with_one_part_of(&one, &other, number);
             prop_assert_eq!(one.key() == mixed.key(), one == mixed);
         }

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use exec_sandbox_image::Digest;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -62,6 +63,8 @@ pub(crate) struct Want {
     pub(crate) machine: Vec<String>,
     pub(crate) memory_mib: u32,
     pub(crate) language: Language,
+    pub(crate) packages: Vec<String>,
+    pub(crate) layer: Option<Digest>,
 }
 
 /// The right to make a snapshot. Dropped, it is somebody else's.
@@ -184,8 +187,8 @@ impl Shelf {
     }
 
     fn parts(&self, want: &Want) -> Parts {
-        let Want { machine, memory_mib, language } = want.clone();
-        Parts { machine, memory_mib, language: Some(language), ..self.common.clone() }
+        let Want { machine, memory_mib, language, packages, layer } = want.clone();
+        Parts { machine, memory_mib, language: Some(language), packages, layer, ..self.common.clone() }
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Key, Place>> {
@@ -279,7 +282,13 @@ mod tests {
     /// A machine as the parts of the tests have it.
     fn want() -> Want {
         let parts = tests::parts("1");
-        Want { machine: parts.machine, memory_mib: parts.memory_mib, language: Language::Python }
+        Want {
+            machine: parts.machine,
+            memory_mib: parts.memory_mib,
+            language: Language::Python,
+            packages: Vec::new(),
+            layer: None,
+        }
     }
 
     async fn donation(shelf: &Arc<Shelf>) -> (Draft, Coming) {

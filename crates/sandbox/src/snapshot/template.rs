@@ -23,9 +23,6 @@ use super::{
     parts::Key,
 };
 
-/// What blocks are counted in, whatever the file system's are.
-pub(super) const BLOCK_BYTES: u64 = 512;
-
 /// A snapshot for use. Its files are open, so it stays whole when they are removed, and nobody writes to them.
 #[derive(Debug)]
 pub(crate) struct Template {
@@ -87,7 +84,7 @@ impl Template {
     /// What both files take of the disk.
     #[cfg(test)]
     pub(crate) fn allocated_bytes(&self) -> io::Result<u64> {
-        Ok((self.ram.metadata()?.blocks() + self.state.metadata()?.blocks()) * BLOCK_BYTES)
+        Ok((self.ram.metadata()?.blocks() + self.state.metadata()?.blocks()) * crate::cache_dir::BLOCK_BYTES)
     }
 }
 

@@ -18,7 +18,7 @@ use super::{
     parts::{FORMAT, QemuBuild},
     *,
 };
-use crate::Language;
+use crate::{Language, cache_dir::set_modified};
 
 const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_age: Duration::from_secs(14 * 24 * 60 * 60) };
 

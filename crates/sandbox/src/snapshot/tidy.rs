@@ -5,16 +5,18 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, DirEntry},
-    os::unix::fs::MetadataExt as _,
+    fs::DirEntry,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use tracing::debug;
 
-use super::{Key, Store, USED, draft, lock::KeyLock, memories, template::BLOCK_BYTES, unix_ns};
-use crate::private_dir;
+use super::{Key, Store, USED, draft, memories};
+use crate::{
+    cache_dir::{allocated_bytes, discard, empty, entries, last_use, remove},
+    key_lock::KeyLock,
+};
 
 /// What is kept of what was set aside, to be looked at.
 const KEPT_IN_QUARANTINE: usize = 2;
@@ -62,7 +64,7 @@ pub(super) fn tidy(store: &Store, now: SystemTime) -> Report {
         let age = now.duration_since(candidate.used).unwrap_or_default();
         let is_over = total > store.limits.max_bytes || age > store.limits.max_age;
         let is_protected = !candidate.is_set_aside && age < NEVER_BEFORE;
-        if is_over && !is_protected && discard(store, &candidate.path) {
+        if is_over && !is_protected && discard(&store.trash_dir(), &candidate.path) {
             total -= candidate.bytes;
             *(if candidate.is_set_aside { &mut report.quarantined } else { &mut report.evicted }) += 1;
         } else if !candidate.is_set_aside {
@@ -87,7 +89,7 @@ fn candidates(store: &Store, now: SystemTime) -> Vec<Candidate> {
     let is_snapshot = |entry: &DirEntry| entry.file_name().to_str().is_some_and(|name| name.parse::<Key>().is_ok());
     let of = |entry: &DirEntry, is_set_aside| {
         let path = entry.path();
-        Candidate { bytes: allocated_bytes(&path), used: last_use(&path, now), path, is_set_aside }
+        Candidate { bytes: allocated_bytes(&path), used: last_use(&path, USED, now), path, is_set_aside }
     };
     let snapshots = entries(&store.dir).into_iter().filter(is_snapshot).map(|entry| of(&entry, false));
     snapshots.chain(entries(&store.quarantine_dir()).iter().map(|entry| of(entry, true))).collect()
@@ -97,54 +99,9 @@ fn candidates(store: &Store, now: SystemTime) -> Vec<Candidate> {
 fn remove_drafts(store: &Store) -> u64 {
     let (drafts, locks) = (store.drafts_dir(), store.locks_dir());
     let keys: BTreeSet<Key> = entries(&drafts).iter().filter_map(|entry| draft::key_of(&entry.file_name())).collect();
-    let remove = |key| match KeyLock::try_take(&locks, key, &store.held) {
+    let remove = |key: Key| match KeyLock::try_take(&locks, key.digest(), &store.held) {
         Ok(Some(_lock)) => draft::clear(&drafts, key),
         Ok(None) | Err(_) => 0,
     };
     keys.into_iter().map(remove).sum()
-}
-
-/// Takes a snapshot away, or finds that somebody else has. `false`: it stays.
-fn discard(store: &Store, path: &Path) -> bool {
-    let trash = store.trash_dir();
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let place = trash.join(format!("{}-{}-{name}", unix_ns(SystemTime::now()), std::process::id()));
-    let moved = private_dir::create(&trash).and_then(|()| fs::rename(path, &place));
-    remove(&place);
-    moved.is_ok() || fs::symlink_metadata(path).is_err()
-}
-
-fn empty(trash: &Path) {
-    for entry in entries(trash) {
-        remove(&entry.path());
-    }
-}
-
-fn remove(path: &Path) -> bool {
-    let is_dir = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
-    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
-    removed.is_ok()
-}
-
-/// When a snapshot was used last. A time from the future is one of before the clock was set: it is used now.
-fn last_use(snapshot: &Path, now: SystemTime) -> SystemTime {
-    let modified = |path: &Path| fs::symlink_metadata(path).and_then(|found| found.modified());
-    let used = snapshot.join(USED);
-    match modified(&used).or_else(|_missing| modified(snapshot)) {
-        Ok(time) if time <= now => time,
-        Ok(_future) => {
-            let _ = super::set_modified(&used, now);
-            now
-        }
-        Err(_gone) => now,
-    }
-}
-
-fn allocated_bytes(dir: &Path) -> u64 {
-    entries(dir).iter().filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * BLOCK_BYTES).sum()
-}
-
-/// The entries of a directory; none if it cannot be read.
-fn entries(dir: &Path) -> Vec<DirEntry> {
-    fs::read_dir(dir).map(|entries| entries.flatten().collect()).unwrap_or_default()
 }

@@ -73,20 +73,22 @@ impl<T> Climb<'_, T> {
     async fn offer(&mut self) -> Result<Offer, Failed> {
         let want = self.want();
         match &self.host.snapshots {
-            Some(shelf) if self.spec.boot_log.is_none() => tokio::select! {
+            Some(shelf) if self.spec.boot_log.is_none() && !self.spec.installs => tokio::select! {
                 biased;
                 () = self.wanted.closed() => Err(nothing_yet(BootError::Abandoned)),
                 offer = shelf.offer(&want) => Ok(offer),
             },
-            // There are none, or its console is what the caller wants to see.
+            // There are none, or its console is what the caller wants to see, or no other will be like it.
             _ => Ok(Offer::Nothing),
         }
     }
 
     fn want(&self) -> Want {
-        let ValidVm { memory_mib, language, network, .. } = self.spec;
-        let machine = shape(self.host, *memory_mib, network.is_some());
-        Want { machine, memory_mib: *memory_mib, language: *language }
+        let ValidVm { memory_mib, language, network, packages, layer, .. } = self.spec;
+        let machine = shape(self.host, *memory_mib, (network.is_some(), layer.is_some()));
+        let packages = packages.iter().flat_map(|set| set.requirements()).cloned().collect();
+        let layer = layer.as_ref().map(|layer| layer.digest());
+        Want { machine, memory_mib: *memory_mib, language: *language, packages, layer }
     }
 
     async fn boot(&mut self, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
@@ -113,7 +115,7 @@ impl<T> Climb<'_, T> {
 
     /// Makes a QEMU that waits for a guest this VM. `None`: there is none, or it did not work, which says nothing about the template.
     async fn restore_into_blank(&mut self, template: &Template, begun: Instant) -> Option<(Ready, BootTiming)> {
-        if self.spec.network.is_some() {
+        if self.spec.network.is_some() || self.spec.layer.is_some() {
             return None;
         }
         let Blank { vm_id, connected, .. } = self.host.blanks.take(self.spec.memory_mib).await?;

@@ -50,7 +50,7 @@ pub(super) fn look_up(language: Language, name: &str) -> Known {
 }
 
 /// How PyPI compares names (PEP 503): in small letters, and any run of `-`, `_` and `.` is a hyphen.
-fn normalised(name: &str) -> String {
+pub(super) fn normalised(name: &str) -> String {
     let words: Vec<&str> = name.split(['-', '_', '.']).filter(|word| !word.is_empty()).collect();
     words.join("-").to_ascii_lowercase()
 }

@@ -16,6 +16,7 @@ use super::{BootError, Prepared};
 use crate::{
     Output,
     host::Host,
+    layers::Layer,
     process::Command,
     request::{ValidNetwork, ValidVm},
     run_dir::{Details, RunDir},
@@ -29,6 +30,10 @@ const CONSOLE_FD: i32 = 5;
 const IMAGE_FDS: [i32; 3] = [6, 7, 8];
 const NETWORK_FD: i32 = 9;
 const MEMORY_FD: i32 = 10;
+const LAYER_FD: i32 = 11;
+
+/// Files in each memory file system of a guest that installs packages: fifty packages of JavaScript have tens of thousands.
+const INSTALLERS_FILES: u32 = 262_144;
 
 /// How a guest is to come to life.
 #[derive(Debug)]
@@ -45,7 +50,9 @@ pub(in crate::vm) enum Life {
 #[derive(Debug)]
 pub(in crate::vm) struct Outline {
     details: Details,
+    layer: Option<Arc<Layer>>,
     network: Option<ValidNetwork>,
+    installs: bool,
     boot_log: Option<mpsc::Sender<Output>>,
 }
 
@@ -53,13 +60,14 @@ impl Outline {
     /// Of a VM that is to be `spec`.
     pub(in crate::vm) fn of(host: &Host, spec: &ValidVm) -> Self {
         let details = details(host, spec);
-        Self { details, network: spec.network.clone(), boot_log: spec.boot_log.clone() }
+        let (layer, network, boot_log) = (spec.layer.clone(), spec.network.clone(), spec.boot_log.clone());
+        Self { details, layer, network, installs: spec.installs, boot_log }
     }
 
     /// Of a VM of which no more than its memory is known yet.
     pub(in crate::vm) fn blank(host: &Host, memory_mib: u32) -> Self {
         let details = Details { memory_mib, image: Some(host.facts.image.clone()), ..Details::default() };
-        Self { details, network: None, boot_log: None }
+        Self { details, layer: None, network: None, installs: false, boot_log: None }
     }
 }
 
@@ -88,7 +96,7 @@ impl Prepared {
     }
 
     fn make(host: &Host, vm_id: String, outline: Outline, life: Life) -> Result<Self, BootError> {
-        let Outline { details, network, boot_log } = outline;
+        let Outline { details, layer, network, installs, boot_log } = outline;
         let memory_mib = details.memory_mib;
         let run_dir = RunDir::create(&host.run_dir, &vm_id, &details)?;
         let listener = UnixListener::bind(run_dir.agent_socket()).map_err(BootError::Sockets)?;
@@ -100,9 +108,10 @@ impl Prepared {
         };
         // Opened again by QEMU, so that each VM has positions of its own in them.
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
+        let words = words(layer.is_some(), installs);
         let (start, memory) = match life {
-            Life::Boot => (boot(kernel, initramfs, None), None),
-            Life::Donor(memory) => (boot(kernel, initramfs, Some(MEMORY_FD)), Some(memory.into())),
+            Life::Boot => (boot((kernel, initramfs), words, None), None),
+            Life::Donor(memory) => (boot((kernel, initramfs), words, Some(MEMORY_FD)), Some(memory.into())),
             Life::Blank => (qemu::Start::Blank, Some(host.memories().map_err(BootError::Prepare)?)),
         };
         let confinement = host.confinement();
@@ -120,7 +129,7 @@ impl Prepared {
             name: vm_id,
             root_disk: qemu::RootDisk { path: root },
             console: console_fd,
-            ..machine(host, memory_mib, gateway.is_some(), start)
+            ..machine(host, memory_mib, (gateway.is_some(), layer.is_some()), start)
         };
         let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
         command.jail(confinement.jail());
@@ -141,6 +150,9 @@ impl Prepared {
         if let Some(memory) = memory {
             command.pass(memory, MEMORY_FD);
         }
+        if let Some(layer) = layer {
+            command.pass(layer.open().map_err(BootError::Prepare)?, LAYER_FD);
+        }
         if let Some(link) = gateway.as_mut().and_then(|plan| plan.link.take()) {
             command.pass(link, NETWORK_FD);
         }
@@ -148,13 +160,13 @@ impl Prepared {
     }
 }
 
-/// What a VM has in common with all those whose state can be loaded into it.
-pub(in crate::vm) fn shape(host: &Host, memory_mib: u32, has_network: bool) -> Vec<String> {
-    qemu::shape(&machine(host, memory_mib, has_network, qemu::Start::Blank))
+/// What a VM has in common with all those whose state can be loaded into it. `has`: a network, and a layer of packages.
+pub(in crate::vm) fn shape(host: &Host, memory_mib: u32, has: (bool, bool)) -> Vec<String> {
+    qemu::shape(&machine(host, memory_mib, has, qemu::Start::Blank))
 }
 
 /// A machine without a name, a disk or a console.
-fn machine(host: &Host, memory_mib: u32, has_network: bool, start: qemu::Start) -> qemu::Machine {
+fn machine(host: &Host, memory_mib: u32, (has_network, has_layer): (bool, bool), start: qemu::Start) -> qemu::Machine {
     let card = qemu::NetworkCard { fd: NETWORK_FD, mac: link::GUEST_MAC, mtu: link::MAX_MTU };
     qemu::Machine {
         name: String::new(),
@@ -164,6 +176,7 @@ fn machine(host: &Host, memory_mib: u32, has_network: bool, start: qemu::Start) 
         vcpus: 1,
         start,
         root_disk: qemu::RootDisk { path: PathBuf::new() },
+        layer_disk: has_layer.then_some(qemu::LayerDisk { fd: LAYER_FD }),
         agent_fd: AGENT_FD,
         qmp_fd: QMP_FD,
         network: has_network.then_some(card),
@@ -172,8 +185,14 @@ fn machine(host: &Host, memory_mib: u32, has_network: bool, start: qemu::Start) 
     }
 }
 
-fn boot(kernel: PathBuf, initramfs: PathBuf, memory_fd: Option<i32>) -> qemu::Start {
-    qemu::Start::Boot(qemu::Boot { kernel, initramfs, kernel_args: Vec::new(), memory_fd })
+fn boot((kernel, initramfs): (PathBuf, PathBuf), kernel_args: Vec<String>, memory_fd: Option<i32>) -> qemu::Start {
+    qemu::Start::Boot(qemu::Boot { kernel, initramfs, kernel_args, memory_fd })
+}
+
+/// What a guest is told on its kernel's command line.
+fn words(has_layer: bool, installs: bool) -> Vec<String> {
+    let layer = has_layer.then(|| words::LAYER.to_owned());
+    layer.into_iter().chain(installs.then(|| format!("{}{INSTALLERS_FILES}", words::FILES))).collect()
 }
 
 /// The memory file of this name in the directory that a blank QEMU has inherited, as QEMU opens it.

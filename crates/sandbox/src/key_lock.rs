@@ -1,4 +1,4 @@
-//! The right to make a snapshot: one holder at a time, in whatever process.
+//! The right to make what is kept under a key, a snapshot or a layer: one holder at a time, in whatever process.
 //!
 //! A lock file for each key is never removed: deleting it would let two holders have one each. On some file systems a lock of a file does
 //! not exclude within one process, so keys are also held in memory. A forked process shares the lock of the one that it was forked from:
@@ -12,7 +12,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::parts::Key;
+use exec_sandbox_image::Digest;
+
 use crate::{maker::Maker, run_dir::Owner};
 
 /// An owner's name has a few hundred bytes.
@@ -20,20 +21,20 @@ const MAX_OWNER_BYTES: u64 = 4096;
 
 /// The keys that are held by this process.
 #[derive(Debug, Default)]
-pub(super) struct Held(Mutex<HashSet<Key>>);
+pub(crate) struct Held(Mutex<HashSet<Digest>>);
 
 /// The lock of one key, held by this process for as long as this lives.
 #[derive(Debug)]
-pub(super) struct KeyLock {
+pub(crate) struct KeyLock {
     file: File,
     held: Arc<Held>,
-    key: Key,
+    key: Digest,
     maker: Maker,
 }
 
 impl KeyLock {
     /// Takes the lock of `key`, whose file is made in `dir` if it is missing. `None`: somebody has it.
-    pub(super) fn try_take(dir: &Path, key: Key, held: &Arc<Held>) -> io::Result<Option<Self>> {
+    pub(crate) fn try_take(dir: &Path, key: Digest, held: &Arc<Held>) -> io::Result<Option<Self>> {
         let path = dir.join(key.to_string());
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path)?;
         if !held.insert(key) {
@@ -52,7 +53,7 @@ impl KeyLock {
     }
 
     /// Whether this process took it. A forked one has inherited it.
-    pub(super) fn is_own(&self) -> bool {
+    pub(crate) fn is_own(&self) -> bool {
         self.maker.is_this_process()
     }
 
@@ -80,11 +81,11 @@ impl Drop for KeyLock {
 }
 
 impl Held {
-    fn insert(&self, key: Key) -> bool {
+    fn insert(&self, key: Digest) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key)
     }
 
-    fn remove(&self, key: Key) {
+    fn remove(&self, key: Digest) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
     }
 }

@@ -1,0 +1,106 @@
+//! Directories of things that can be made again, snapshots and layers: when each was used, what it takes, and how it goes.
+//!
+//! What goes is renamed into a directory of trash first, so that nobody finds it half removed; whoever has it open keeps it. Little here
+//! is an error: what cannot be removed now is tried again the next time.
+
+use std::{
+    fs::{self, DirEntry, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use tracing::debug;
+
+use crate::private_dir;
+
+/// What blocks are counted in, whatever the file system's are.
+pub(crate) const BLOCK_BYTES: u64 = 512;
+
+/// How exact the time of the last use is: what is used all the time is not written to all the time.
+const USE_IS_NOTED_EVERY: Duration = Duration::from_secs(60 * 60);
+
+/// Notes at `path` that something was used now. It is only as good as a cache's.
+pub(crate) fn note_use(path: &Path) {
+    let now = SystemTime::now();
+    let is_recent = |used| now.duration_since(used).is_ok_and(|age| age < USE_IS_NOTED_EVERY);
+    if fs::metadata(path).and_then(|file| file.modified()).is_ok_and(is_recent) {
+        return;
+    }
+    if let Err(error) = set_modified(path, now) {
+        debug!(path = %path.display(), %error, "a use is not noted");
+    }
+}
+
+/// When the entry at `dir` was used last, by its file `used`. A time from the future is one of before the clock was set: it is used now.
+pub(crate) fn last_use(dir: &Path, used: &str, now: SystemTime) -> SystemTime {
+    let modified = |path: &Path| fs::symlink_metadata(path).and_then(|found| found.modified());
+    let used = dir.join(used);
+    match modified(&used).or_else(|_missing| modified(dir)) {
+        Ok(time) if time <= now => time,
+        Ok(_future) => {
+            let _ = set_modified(&used, now);
+            now
+        }
+        Err(_gone) => now,
+    }
+}
+
+/// What the files in `dir` take of the disk.
+pub(crate) fn allocated_bytes(dir: &Path) -> u64 {
+    entries(dir).iter().filter_map(|entry| entry.metadata().ok()).map(|file| file.blocks() * BLOCK_BYTES).sum()
+}
+
+/// What may still be written where `dir` is.
+pub(crate) fn free_bytes(dir: &Path) -> io::Result<u64> {
+    let found = rustix::fs::statvfs(dir)?;
+    Ok(found.f_bavail.saturating_mul(found.f_frsize))
+}
+
+/// Takes an entry away through `trash`, or finds that somebody else has. `false`: it stays.
+pub(crate) fn discard(trash: &Path, path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let place = trash.join(format!("{}-{}-{name}", unix_ns(SystemTime::now()), std::process::id()));
+    let moved = private_dir::create(trash).and_then(|()| fs::rename(path, &place));
+    remove(&place);
+    moved.is_ok() || fs::symlink_metadata(path).is_err()
+}
+
+/// Removes what is in `trash`.
+pub(crate) fn empty(trash: &Path) {
+    for entry in entries(trash) {
+        remove(&entry.path());
+    }
+}
+
+pub(crate) fn remove(path: &Path) -> bool {
+    let is_dir = fs::symlink_metadata(path).is_ok_and(|found| found.is_dir());
+    let removed = if is_dir { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    removed.is_ok()
+}
+
+/// The entries of a directory; none if it cannot be read.
+pub(crate) fn entries(dir: &Path) -> Vec<DirEntry> {
+    fs::read_dir(dir).map(|entries| entries.flatten().collect()).unwrap_or_default()
+}
+
+/// Whether something could not be given a name because another has it.
+pub(crate) fn is_taken(error: &io::Error) -> bool {
+    use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, NotADirectory};
+    matches!(error.kind(), AlreadyExists | DirectoryNotEmpty | NotADirectory)
+}
+
+pub(crate) fn unix_ns(time: SystemTime) -> u128 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos()
+}
+
+/// An error with its causes, for a text that people read.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+pub(crate) fn set_modified(path: &Path, time: SystemTime) -> io::Result<()> {
+    File::options().create(true).truncate(false).write(true).open(path)?.set_modified(time)
+}
