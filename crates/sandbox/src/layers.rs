@@ -33,7 +33,7 @@ use tracing::{debug, info};
 
 pub(crate) use install::Workshop;
 pub(crate) use source::{Indexes, Sources, ToolVariables};
-pub(crate) use store::{PINNED, Store};
+pub(crate) use store::Store;
 
 use crate::{Error, ErrorKind, Output, request::PackageSet};
 use install::Installation;

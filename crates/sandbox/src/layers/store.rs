@@ -137,8 +137,11 @@ impl Store {
         let lock = KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
         let Some(lock) = lock else { return Ok(None) };
         clear_drafts(&drafts, key);
-        let made = tempfile::Builder::new().prefix(&format!("{key}.")).permissions(Permissions::from_mode(0o700));
-        let made = made.tempdir_in(&drafts).map_err(StoreError::io("make a directory in", &drafts))?;
+        let made = tempfile::Builder::new()
+            .prefix(&format!("{key}."))
+            .permissions(Permissions::from_mode(0o700))
+            .tempdir_in(&drafts)
+            .map_err(StoreError::io("make a directory in", &drafts))?;
         Ok(Some(Draft { store: self.clone(), parts: parts.clone(), dir: made.keep(), lock }))
     }
 

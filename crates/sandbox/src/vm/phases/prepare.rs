@@ -9,6 +9,7 @@ use std::{
 
 use exec_sandbox_gateway::link;
 use exec_sandbox_qemu as qemu;
+use exec_sandbox_wire::{BootWords, FileLimit};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::mpsc;
 
@@ -33,7 +34,7 @@ const MEMORY_FD: i32 = 10;
 const LAYER_FD: i32 = 11;
 
 /// Files in each memory file system of a guest that installs packages: fifty packages of JavaScript have tens of thousands.
-const INSTALLERS_FILES: u32 = 262_144;
+const INSTALLERS_FILES: FileLimit = FileLimit::new(262_144).unwrap_or(FileLimit::MAX);
 
 /// How a guest is to come to life.
 #[derive(Debug)]
@@ -108,7 +109,8 @@ impl Prepared {
         };
         // Opened again by QEMU, so that each VM has positions of its own in them.
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
-        let words = words(layer.is_some(), installs);
+        let files = if installs { INSTALLERS_FILES } else { FileLimit::MIN };
+        let words = BootWords { has_layer: layer.is_some(), files }.to_args();
         let (start, memory) = match life {
             Life::Boot => (boot((kernel, initramfs), words, None), None),
             Life::Donor(memory) => (boot((kernel, initramfs), words, Some(MEMORY_FD)), Some(memory.into())),
@@ -187,12 +189,6 @@ fn machine(host: &Host, memory_mib: u32, (has_network, has_layer): (bool, bool),
 
 fn boot((kernel, initramfs): (PathBuf, PathBuf), kernel_args: Vec<String>, memory_fd: Option<i32>) -> qemu::Start {
     qemu::Start::Boot(qemu::Boot { kernel, initramfs, kernel_args, memory_fd })
-}
-
-/// What a guest is told on its kernel's command line.
-fn words(has_layer: bool, installs: bool) -> Vec<String> {
-    let layer = has_layer.then(|| words::LAYER.to_owned());
-    layer.into_iter().chain(installs.then(|| format!("{}{INSTALLERS_FILES}", words::FILES))).collect()
 }
 
 /// The memory file of this name in the directory that a blank QEMU has inherited, as QEMU opens it.
