@@ -10,13 +10,13 @@
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::{OsStrExt as _, OsStringExt as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use crate::{
-    AGENT_PORT_NAME, MEMORY_ID, ROOT_DISK_SERIAL,
+    AGENT_PORT_NAME, LAYER_DISK_SERIAL, MEMORY_ID, ROOT_DISK_SERIAL,
     kernel::kernel_command_line,
-    machine::{Accelerator, Arch, Boot, Console, Machine, NetworkCard, RootDisk, Start},
+    machine::{Accelerator, Arch, Boot, Console, LayerDisk, Machine, NetworkCard, RootDisk, Start},
 };
 
 /// Size of the buffer for translated code under emulation, where QEMU's default is 1 GiB per VM. It is reserved, not touched; a
@@ -28,8 +28,8 @@ const TRANSLATION_BUFFER_MIB: u32 = 256;
 /// spare less than that.
 const DISK_THREADS: u32 = 4;
 
-/// What a guest may read from its disk for long, and in a burst of [`DISK_BURST_SECONDS`]: the disk is one file for all guests of an image,
-/// and none shall have the host's reads, or the threads that make them, to itself. A boot reads some tens of MiB in some thousand requests.
+/// What a guest may read from its disks for long, and in a burst of [`DISK_BURST_SECONDS`]: a disk is one file for all guests of an image,
+/// and none shall have the host's reads, or the threads that make them, to itself. Both disks draw on it together. A boot reads some tens of MiB in some thousand requests.
 const DISK_BYTES_PER_SECOND: u64 = 256 << 20;
 const DISK_READS_PER_SECOND: u64 = 20_000;
 const DISK_BURST_BYTES_PER_SECOND: u64 = 1 << 30;
@@ -67,11 +67,13 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
 #[must_use]
 pub fn shape(machine: &Machine) -> Vec<String> {
     let nothing = RootDisk { path: PathBuf::new() };
+    let layer_disk = machine.layer_disk.as_ref().map(|_| LayerDisk { path: PathBuf::new() });
     let network = machine.network.map(|card| NetworkCard { fd: 0, ..card });
     let plain = Machine {
         name: String::new(),
         start: Start::Blank,
         root_disk: nothing,
+        layer_disk,
         agent_fd: 0,
         qmp_fd: 0,
         network,
@@ -145,16 +147,10 @@ fn devices(machine: &Machine, args: &mut Args) {
              x-bps-total-max-length={DISK_BURST_SECONDS},x-iops-total-max-length={DISK_BURST_SECONDS}"
         ),
     );
-    args.pair(
-        "-blockdev",
-        // No file locks: the image is immutable, and the file system it is on may have none.
-        option(
-            "driver=throttle,node-name=base,read-only=on,throttle-group=disk,file.driver=raw,file.read-only=on,\
-             file.file.driver=file,file.file.locking=off,file.file.filename=",
-            &machine.root_disk.path,
-        ),
-    );
-    args.pair("-device", format!("virtio-blk-device,drive=base,serial={ROOT_DISK_SERIAL}"));
+    disk("base", ROOT_DISK_SERIAL, &machine.root_disk.path, args);
+    if let Some(layer) = &machine.layer_disk {
+        disk("layer", LAYER_DISK_SERIAL, &layer.path, args);
+    }
     args.pair("-device", "virtio-serial-device");
     args.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", machine.agent_fd));
     args.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT_NAME}"));
@@ -172,6 +168,18 @@ fn devices(machine: &Machine, args: &mut Args) {
         };
         args.pair("-serial", "chardev:console");
     }
+}
+
+/// A disk, read-only at every level: it is one file for many guests, and what one of them could write, the others would read. `node` is its
+/// name in QEMU.
+fn disk(node: &str, serial: &str, path: &Path, args: &mut Args) {
+    // No file locks: the file is immutable, and the file system it is on may have none.
+    let whole = format!(
+        "driver=throttle,node-name={node},read-only=on,throttle-group=disk,file.driver=raw,file.read-only=on,\
+         file.file.driver=file,file.file.read-only=on,file.file.locking=off,file.file.filename="
+    );
+    args.pair("-blockdev", option(&whole, path));
+    args.pair("-device", format!("virtio-blk-device,drive={node},serial={serial}"));
 }
 
 /// The network card.
@@ -253,6 +261,7 @@ mod tests {
             vcpus: 1,
             start: Start::Boot(boot()),
             root_disk: RootDisk { path: "/image/root.erofs".into() },
+            layer_disk: None,
             agent_fd: 3,
             qmp_fd: 4,
             network: None,
@@ -361,6 +370,59 @@ mod tests {
         insta::assert_snapshot!(page(&Machine { network, ..machine(Arch::Aarch64, accelerator) }));
     }
 
+    fn layered(machine: Machine) -> Machine {
+        Machine { layer_disk: Some(LayerDisk { path: "/layers/one.erofs".into() }), ..machine }
+    }
+
+    #[test]
+    fn tcg_on_x86_64_with_a_layer() {
+        insta::assert_snapshot!(page(&layered(machine(Arch::X86_64, tcg()))));
+    }
+
+    #[test]
+    fn kvm_on_aarch64_with_a_layer_and_a_network_card() {
+        let accelerator = Accelerator::Kvm { cpu_model: "host".into() };
+        insta::assert_snapshot!(page(&layered(networked(machine(Arch::Aarch64, accelerator)))));
+    }
+
+    #[test]
+    fn no_disk_can_be_written_by_any_machine() {
+        let start = Start::Boot(Boot { memory_fd: Some(8), ..boot() });
+        for arch in [Arch::X86_64, Arch::Aarch64] {
+            for accelerator in [kvm(), Accelerator::Hvf, tcg()] {
+                let plain = machine(arch, accelerator);
+                let machines = [
+                    plain.clone(),
+                    networked(plain.clone()),
+                    Machine { start: start.clone(), ..plain.clone() },
+                    Machine { start: Start::Blank, console: Some(Console::Socket(5)), ..plain },
+                ];
+                for machine in machines {
+                    assert_eq!(read_only_disks(&machine), 1, "{machine:?}");
+                    assert_eq!(read_only_disks(&layered(machine)), 2);
+                }
+            }
+        }
+    }
+
+    /// How many disks a machine has, each of which is read-only at the three levels that QEMU puts it together of.
+    fn read_only_disks(machine: &Machine) -> usize {
+        let args = argv(machine);
+        let mut nodes = 0;
+        for pair in args.windows(2).filter(|pair| pair[0] == "-blockdev") {
+            let options: Vec<_> = pair[1].to_str().expect("they are text").split(',').collect();
+            for level in ["", "file.", "file.file."] {
+                assert!(options.contains(&format!("{level}read-only=on").as_str()), "{options:?}");
+            }
+            assert!(!options.iter().any(|option| option.ends_with("read-only=off")), "{options:?}");
+            nodes += 1;
+        }
+        let disks = args.iter().filter(|arg| arg.to_string_lossy().starts_with("virtio-blk-device,")).count();
+        assert_eq!(nodes, disks);
+        assert!(!args.iter().any(|arg| arg == "-drive"));
+        disks
+    }
+
     #[test]
     fn a_template_on_x86_64() {
         let start = Start::Boot(Boot { memory_fd: Some(8), ..boot() });
@@ -375,11 +437,14 @@ mod tests {
     #[test]
     fn a_template_and_its_clones_have_one_shape_whatever_their_names() {
         let start = Start::Boot(Boot { memory_fd: Some(8), ..boot() });
-        for template in [Machine { start, ..machine(Arch::X86_64, tcg()) }, machine(Arch::Aarch64, kvm())] {
+        let templates = [Machine { start, ..machine(Arch::X86_64, tcg()) }, machine(Arch::Aarch64, kvm())];
+        for template in templates.iter().cloned().chain(templates.iter().cloned().map(layered)) {
+            let layer_disk = template.layer_disk.as_ref().map(|_| LayerDisk { path: "/proc/self/fd/8".into() });
             let clone = Machine {
                 name: "vm-2".into(),
                 start: Start::Blank,
                 root_disk: RootDisk { path: "/proc/self/fd/7".into() },
+                layer_disk: layer_disk.clone(),
                 agent_fd: 9,
                 qmp_fd: 10,
                 ..template.clone()
@@ -390,6 +455,7 @@ mod tests {
                 Machine { vcpus: 2, ..clone.clone() },
                 Machine { console: Some(Console::Socket(5)), ..clone.clone() },
                 networked(clone.clone()),
+                if layer_disk.is_none() { layered(clone) } else { Machine { layer_disk: None, ..clone } },
             ];
             for other in others {
                 assert_ne!(shape(&template), shape(&other));
@@ -409,10 +475,12 @@ mod tests {
     fn a_comma_in_a_path_starts_no_new_option() {
         let mut machine = machine(Arch::X86_64, tcg());
         machine.root_disk.path = OsString::from_vec(b"/a,read-only=off/\xff".to_vec()).into();
+        machine.layer_disk = Some(LayerDisk { path: "/b,read-only=off".into() });
         machine.name = "x,debug-threads=on".into();
         let args = argv(&machine);
         let has = |end: &[u8]| args.iter().any(|arg| arg.as_bytes().ends_with(end));
         assert!(has(b"file.file.filename=/a,,read-only=off/\xff"));
+        assert!(has(b"file.file.filename=/b,,read-only=off"));
         assert!(has(b"guest=x,,debug-threads=on"));
     }
 

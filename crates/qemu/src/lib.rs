@@ -14,7 +14,7 @@ mod version;
 pub use argv::{argv, shape};
 pub use help::{accelerators, has_machine};
 pub use kernel::kernel_command_line;
-pub use machine::{Accelerator, Arch, Boot, Console, Machine, NetworkCard, RootDisk, Start, UnknownArch};
+pub use machine::{Accelerator, Arch, Boot, Console, LayerDisk, Machine, NetworkCard, RootDisk, Start, UnknownArch};
 pub use version::{MINIMUM_VERSION, QemuVersion, Version, VersionError};
 
 /// The name of the virtio-serial port that the agent opens in the guest.
@@ -25,3 +25,6 @@ const MEMORY_ID: &str = "memory";
 
 /// The virtio serial by which the guest finds its root disk, whatever the order of the disks.
 pub const ROOT_DISK_SERIAL: &str = "base";
+
+/// The virtio serial by which the guest finds the disk with packages.
+pub const LAYER_DISK_SERIAL: &str = "layer";

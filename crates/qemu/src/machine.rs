@@ -25,6 +25,8 @@ pub struct Machine {
     pub start: Start,
     /// The root file system's disk.
     pub root_disk: RootDisk,
+    /// A second disk, with packages that are laid over the root file system; `None`: there is none.
+    pub layer_disk: Option<LayerDisk>,
     /// A Unix socket that is bound and listens, inherited by QEMU under this number, which QEMU serves as the agent's port.
     ///
     /// The host can connect before QEMU has started: the connection waits in the socket's queue. When QEMU ends in good order it
@@ -99,6 +101,13 @@ pub enum Accelerator {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct RootDisk {
     /// The image: raw, immutable while VMs use it, shared by all of them.
+    pub path: PathBuf,
+}
+
+/// A disk that holds packages, attached read-only beside the root file system's.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct LayerDisk {
+    /// The layer: raw, immutable while VMs use it, shared by all that have these packages.
     pub path: PathBuf,
 }
 

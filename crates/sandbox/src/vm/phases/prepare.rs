@@ -164,6 +164,7 @@ fn machine(host: &Host, memory_mib: u32, has_network: bool, start: qemu::Start) 
         vcpus: 1,
         start,
         root_disk: qemu::RootDisk { path: PathBuf::new() },
+        layer_disk: None,
         agent_fd: AGENT_FD,
         qmp_fd: QMP_FD,
         network: has_network.then_some(card),
