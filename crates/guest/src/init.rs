@@ -1,9 +1,9 @@
 //! Bring-up: from a bare initramfs to a machine that can run programs.
 //!
 //! Runs once, before any thread or runtime exists, and is plain system calls in order: device and system trees, the root image, the
-//! memory file systems over it, the move onto it, then identity, loopback and limits, and last what programs shall not see. A step
-//! without which no program could run is an error that ends the machine; one that a program may miss is a warning. The port is opened
-//! after all of it, and then the devices are closed.
+//! layer of packages and the memory file systems over it, the move onto it, then identity, loopback and limits, and last what programs
+//! shall not see. A step without which no program could run is an error that ends the machine; one that a program may miss is a warning.
+//! The port is opened after all of it, and then the devices are closed.
 
 mod disk;
 mod links;
@@ -14,8 +14,9 @@ mod sizes;
 mod stdio;
 mod sysctl;
 
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
+use exec_sandbox_wire::boot::BootWords;
 use rustix::io::Errno;
 
 use crate::{cgroup::UserGroup, kmsg};
@@ -51,9 +52,9 @@ pub(crate) enum InitError {
         path: &'static str,
         source: Errno,
     },
-    /// No disk has the root image's serial.
+    /// No disk has the serial of one that has to be there.
     #[error("no disk has the serial {serial:?} (disks: {disks})")]
-    NoRootDisk {
+    NoDisk {
         /// The serial.
         serial: &'static str,
         /// What there is instead, for people.
@@ -66,6 +67,22 @@ pub(crate) enum InitError {
         device: PathBuf,
         source: Errno,
     },
+    /// The disk with packages could not be mounted.
+    #[error("cannot mount {} as the layer of packages", device.display())]
+    Layer {
+        /// The disk.
+        device: PathBuf,
+        source: Errno,
+    },
+    /// The image has no place for packages.
+    #[error("the root image has no {path}, where the layer of packages is mounted")]
+    NoLayerPlace {
+        /// The place.
+        path: &'static str,
+    },
+    /// The host's words could not be read.
+    #[error("cannot read the kernel's command line")]
+    Words { source: std::io::Error },
     /// The move onto the root image failed.
     #[error("cannot move onto the root image: {step}")]
     Move {
@@ -84,7 +101,12 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
     stdio::open();
     let total = total_memory_bytes();
     mounts::root(&disk::find_root()?)?;
-    mounts::over_root(total)?;
+    mounts::kernel_trees()?;
+    let words = host_words()?;
+    if words.has_layer {
+        mounts::layer(&disk::find_layer()?)?;
+    }
+    mounts::memory(total, words.files)?;
     links::make()?;
     mounts::move_onto_root()?;
     disk::unlink_nodes();
@@ -101,6 +123,17 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
     let user_group = UserGroup::create(total).map_err(|source| InitError::UserGroup { source })?;
     seal::trees();
     Ok(Ground { user_group })
+}
+
+/// What the host has said on the kernel's command line.
+fn host_words() -> Result<BootWords, InitError> {
+    let line = fs::read(mounts::COMMAND_LINE).map_err(|source| InitError::Words { source })?;
+    let line = String::from_utf8_lossy(&line);
+    let (words, meaningless) = BootWords::read(&line);
+    for word in meaningless {
+        kmsg::warn(&format!("the host's word {word} means nothing, and is passed over"));
+    }
+    Ok(words)
 }
 
 fn total_memory_bytes() -> u64 {

@@ -36,10 +36,11 @@ const GROUP: u32 = 1000;
 /// Where programs begin.
 pub(crate) const HOME: &str = "/home/user";
 
-/// All that a program sees of its environment before the caller's variables. `/usr/bin` stands before `/bin`, because Python finds
-/// its library from the first directory in which it finds itself.
+/// All that a program sees of its environment before the caller's variables. Programs of packages go before the image's own, as in a virtual
+/// environment; the agent starts interpreters by their whole paths. `/usr/bin` stands before `/bin`, because Python finds its library from
+/// the first directory in which it finds itself.
 const ENVIRONMENT: [(&str, &str); 9] = [
-    ("PATH", "/home/user/.local/bin:/usr/local/bin:/usr/bin:/bin"),
+    ("PATH", "/home/user/.local/bin:/opt/packages/bin:/usr/local/bin:/usr/bin:/bin"),
     ("HOME", HOME),
     ("USER", "user"),
     ("LOGNAME", "user"),

@@ -1,4 +1,5 @@
-//! The contract between host and guest: what may cross the virtio-serial port, and how large, and how late.
+//! The contract between host and guest: what may cross the virtio-serial port, and how large, and how late; and the few words that a
+//! guest is told before there is one ([`boot`]).
 //!
 //! Both ends of the channel compile this crate, so a fact that both rely on stands here once. It owns the frame codec, the
 //! messages, the flow-control windows and the limits; it does not own a socket, a clock or a process.
@@ -7,6 +8,7 @@
 //! fields can be added, and a frame of an unknown [`Kind`] is carried, not refused. [`GENERATION`] changes only when that is not
 //! enough, and the whole surface is compared with a checked-in copy by a test.
 
+pub mod boot;
 mod checksum;
 mod flow;
 mod frame;

@@ -3,7 +3,9 @@
 use exec_sandbox_wire::{
     Change, Credit, Done, End, EnvVar, ExecStart, FileChange, FileEntries, FileEntry, FileKind, FileList, FileRead,
     FileSum, FileWrite, GENERATION, Hello, Kind, Language, Move, Network, NetworkState, PORT_NAME, Program, Refusal,
-    Refused, Remove, ResumePoint, Signal, Usage, limits,
+    Refused, Remove, ResumePoint, Signal, Usage,
+    boot::{BootWords, FileLimit},
+    limits,
 };
 use prost::Message;
 use std::fmt::Write as _;
@@ -104,5 +106,7 @@ fn the_surface_is_the_one_that_was_agreed() {
         limits::ENTRIES_BYTES,
         limits::SEED_BYTES,
     );
+    let boot = BootWords { has_layer: true, files: FileLimit::MAX };
+    let _ = writeln!(surface, "boot {}, at least {} files", boot.to_args().join(" "), FileLimit::MIN.get());
     insta::assert_snapshot!(surface);
 }

@@ -1,4 +1,4 @@
-//! Disks: the root image's is told by its virtio serial, never by its place in an order.
+//! Disks: each is told by its virtio serial, never by its place in an order.
 
 use std::{
     fs,
@@ -11,6 +11,8 @@ use super::InitError;
 
 /// The serial that the host gives to the disk with the root image.
 const ROOT_SERIAL: &str = "base";
+/// The serial that the host gives to the disk with packages.
+const LAYER_SERIAL: &str = "layer";
 
 /// The drivers are built in, so a disk is there before PID 1 is; only its node can lag behind.
 const WAIT_STEP: Duration = Duration::from_millis(2);
@@ -19,16 +21,24 @@ const WAIT_STEPS: u32 = 1000;
 
 /// The node of the disk with the root image.
 pub(super) fn find_root() -> Result<PathBuf, InitError> {
+    find(ROOT_SERIAL)
+}
+
+/// The node of the disk with packages, in a machine that is said to have one.
+pub(super) fn find_layer() -> Result<PathBuf, InitError> {
+    find(LAYER_SERIAL)
+}
+
+fn find(wanted: &'static str) -> Result<PathBuf, InitError> {
     for _ in 0..WAIT_STEPS {
-        if let Some(node) =
-            names().iter().find(|name| serial(name).as_deref() == Some(ROOT_SERIAL)).map(|name| node(name))
+        if let Some(node) = names().iter().find(|name| serial(name).as_deref() == Some(wanted)).map(|name| node(name))
             && node.exists()
         {
             return Ok(node);
         }
         thread::sleep(WAIT_STEP);
     }
-    Err(InitError::NoRootDisk { serial: ROOT_SERIAL, disks: describe() })
+    Err(InitError::NoDisk { serial: wanted, disks: describe() })
 }
 
 /// Removes the disks' nodes: nothing opens a disk after the mounts, and what root could write, a fault could.

@@ -6,10 +6,6 @@ const PAGE_BYTES: u64 = 4096;
 /// What the agent itself writes: wrappers, and the program of the execution under way, which is at most 8 MiB and held twice.
 pub(crate) const RUN_BYTES: u64 = 24 * 1024 * 1024;
 
-/// Files, directories and links in each memory file system that the user can write to: enough for an environment of packages, and at a
-/// kilobyte of the kernel's memory each no way to use that up.
-pub(crate) const INODES: u32 = 16_384;
-
 /// `/tmp`: half of memory, as on an ordinary Linux.
 pub(crate) fn tmp_bytes(total: u64) -> u64 {
     percent(total, 50)
