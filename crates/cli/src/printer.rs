@@ -188,6 +188,14 @@ impl Page {
                 self.to_stderr(bytes);
                 Ok(())
             }
+            Output::Progress(bytes) => {
+                // The installer's last line, in place of what was said before.
+                if let Some(line) = String::from_utf8_lossy(bytes).lines().map(str::trim).rfind(|line| !line.is_empty()) {
+                    let plain: String = line.chars().filter(|c| !c.is_control()).take(80).collect();
+                    self.view.progress.say(&format!("installing packages: {plain}"));
+                }
+                Ok(())
+            }
             Output::Stdout(_) | Output::Stderr(_) => Ok(()),
         }
     }

@@ -114,6 +114,7 @@ impl Vm {
             expose,
             tenant_id: self.tenant_id,
             task_id: self.task_id,
+            progress: boot_log.clone(),
             boot_log,
             ..VmSpec::new(language(&self.language)?)
         })

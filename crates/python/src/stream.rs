@@ -53,7 +53,7 @@ impl OutputStream {
 impl From<Output> for Piece {
     fn from(output: Output) -> Self {
         match output {
-            Output::BootLog(bytes) => Self(0, Raw(bytes)),
+            Output::BootLog(bytes) | Output::Progress(bytes) => Self(0, Raw(bytes)),
             Output::Stdout(bytes) => Self(1, Raw(bytes)),
             Output::Stderr(bytes) => Self(2, Raw(bytes)),
         }

@@ -50,7 +50,6 @@ const MOST_LOST: u32 = 2;
 /// A layer for use: its file is open, so it stays whole when it is removed, and nobody writes to it.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    key: LayerKey,
     digest: Digest,
     file: File,
 }
@@ -87,12 +86,7 @@ struct Failure {
 
 impl Layer {
     fn new(manifest: &LayerManifest, file: File) -> Self {
-        Self { key: manifest.parts.key(), digest: manifest.digest, file }
-    }
-
-    /// Its name in the store.
-    pub(crate) fn key(&self) -> LayerKey {
-        self.key
+        Self { digest: manifest.digest, file }
     }
 
     /// What is in it.

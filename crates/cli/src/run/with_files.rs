@@ -57,8 +57,8 @@ async fn in_vm(
 ) -> Done {
     let called = Instant::now();
     let RunRequest { code, language, timeout, memory_mib, env, packages, network, expose, boot_log } = request;
-    let boot_log = boot_log.then_some(log);
-    let spec = VmSpec { memory_mib, packages, network, expose, boot_log, ..VmSpec::new(language) };
+    let (boot_log, progress) = (boot_log.then(|| log.clone()), Some(log));
+    let spec = VmSpec { memory_mib, packages, network, expose, boot_log, progress, ..VmSpec::new(language) };
     let vm = match scheduler.manager().create_vm(spec).await {
         Ok(vm) => vm,
         Err(error) => return Done { result: Err(error.into()), downloads: Vec::new() },
@@ -81,7 +81,7 @@ async fn in_vm(
         timing.admission += booted.admission;
         (timing.prepare, timing.gateway_start) = (booted.prepare, booted.gateway_start);
         (timing.spawn, timing.guest_wait) = (booted.spawn, booted.guest_wait);
-        (timing.origin, timing.snapshot) = (booted.origin, booted.snapshot);
+        (timing.origin, timing.packages, timing.snapshot) = (booted.origin, booted.packages, booted.snapshot);
         (timing.teardown, timing.total) = (dying.elapsed(), called.elapsed());
         if let Some(used) = used {
             usage.qemu_cpu = Some(used.cpu);

@@ -203,6 +203,7 @@ impl Remote {
                     Output::Stderr(body)
                 }
                 Kind::BootLog => Output::BootLog(body),
+                Kind::Progress => Output::Progress(body),
                 Kind::Outcome => {
                     self.has_ended = true;
                     let outcome = message::read::<Outcome>(&body).map_err(|error| self.lost(&error))?;

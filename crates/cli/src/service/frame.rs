@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Stderr,
     /// Service: a piece of the guest's console.
     BootLog,
+    /// Service: a piece of what an installer of packages says.
+    Progress,
     /// Service: the outcome of a run, but for what was written. The last frame.
     Outcome,
     /// Service: it was not done, and why. The last frame.
@@ -61,7 +63,7 @@ pub(super) struct Inlet {
 }
 
 impl Kind {
-    const ALL: [(u8, Self); 10] = [
+    const ALL: [(u8, Self); 11] = [
         (1, Self::Greeting),
         (2, Self::Run),
         (3, Self::AwaitPool),
@@ -72,6 +74,7 @@ impl Kind {
         (8, Self::Outcome),
         (9, Self::Failed),
         (10, Self::Done),
+        (11, Self::Progress),
     ];
 
     fn number(self) -> u8 {

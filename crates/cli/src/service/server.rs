@@ -162,6 +162,7 @@ async fn run(client: &mut UnixStream, body: &[u8], scheduler: &Scheduler) -> io:
                 Output::Stdout(bytes) => (Kind::Stdout, bytes),
                 Output::Stderr(bytes) => (Kind::Stderr, bytes),
                 Output::BootLog(bytes) => (Kind::BootLog, bytes),
+                Output::Progress(bytes) => (Kind::Progress, bytes),
             };
             // It has hung up, which the run is about to learn.
             if frame::send(&mut to, kind, bytes).await.is_err() {

@@ -251,11 +251,6 @@ impl Store {
 }
 
 impl Draft {
-    /// The directory in which its file is made.
-    pub(crate) fn dir(&self) -> &Path {
-        &self.dir
-    }
-
     /// Where the layer's content is written to.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.join(LAYER)

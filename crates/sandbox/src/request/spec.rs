@@ -9,7 +9,7 @@ use super::{
     network::{NetworkPolicy, PortMapping, ValidNetwork},
     packages::PackageSet,
 };
-use crate::{Error, ErrorKind, Language, Output, config::SchedulerConfig, ids::check_id, layers::Layer, network::Registries};
+use crate::{Error, Language, Output, config::SchedulerConfig, ids::check_id, layers::Layer, network::Registries};
 
 /// A VM, as the caller wants it. Checked when it is created.
 #[derive(Clone, Debug)]
@@ -111,6 +111,7 @@ impl ValidVm {
 #[cfg(test)]
 mod tests {
     use super::{super::Protocol, *};
+    use crate::ErrorKind;
 
     fn validate(spec: VmSpec) -> Result<ValidVm, Error> {
         spec.validate(&SchedulerConfig::default(), &Registries::default())

@@ -40,6 +40,7 @@ pub(super) fn parts(version: &str) -> Parts {
         memory_mib: 1,
         language: Some(Language::Python),
         packages: vec!["b==2".into(), "a==1".into()],
+        layer: None,
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 
 use exec_sandbox_gateway::link;
 use exec_sandbox_qemu as qemu;
-use exec_sandbox_wire::{BootWords, FileLimit};
+use exec_sandbox_wire::boot::{BootWords, FileLimit};
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::sync::mpsc;
 
@@ -34,7 +34,10 @@ const MEMORY_FD: i32 = 10;
 const LAYER_FD: i32 = 11;
 
 /// Files in each memory file system of a guest that installs packages: fifty packages of JavaScript have tens of thousands.
-const INSTALLERS_FILES: FileLimit = FileLimit::new(262_144).unwrap_or(FileLimit::MAX);
+const INSTALLERS_FILES: FileLimit = match FileLimit::new(262_144) {
+    Some(files) => files,
+    None => FileLimit::MAX,
+};
 
 /// How a guest is to come to life.
 #[derive(Debug)]
