@@ -23,6 +23,14 @@ printf '127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n' >"$root/etc/hosts"
 ln -sf /usr/local/bin/bun "$root/usr/local/bin/bunx"
 ln -sf /usr/bin/python3 "$root/usr/local/bin/python"
 
+# Where packages are mounted, and the ways to them: the first directory in which Python looks after its own library, and the last in which
+# Bun looks from anywhere. Without packages both lead nowhere, which neither minds.
+mkdir -p "$root/opt/packages"
+python=$(chroot "$root" python3 -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+rmdir "$root/usr/local/lib/$python/dist-packages"
+ln -s /opt/packages/python "$root/usr/local/lib/$python/dist-packages"
+ln -s /opt/packages/node_modules "$root/node_modules"
+
 # Bytecode is compiled here, for a read-only root cannot cache it, and is believed without a look at its source's time stamp, for the
 # file system has one time for every file.
 find "$root/usr/lib" -name __pycache__ -prune -exec rm -rf {} +

@@ -30,6 +30,7 @@ use lock::Lock;
 use places::Places;
 use progress::Report;
 use recipe::Recipe;
+use registries::Registries;
 
 /// How to build the assets.
 #[derive(Debug, clap::Args)]
@@ -90,10 +91,16 @@ fn build(places: &Places, recipe: &Recipe, cache: &Cache, locked: bool) -> Resul
     let agent = report.step("agent", |ui| agent::ensure(places, cache, ui))?;
     let root = report.step("root", |ui| root::ensure(places, recipe, cache, &mut fetcher, ui))?;
     let store = ImageStore::at(&places.images);
-    let published =
-        store.load(&recipe.image.name).map_or_else(|_| BTreeMap::new(), |image| image.manifest().registries.clone());
-    let registries = report.step("registries", |ui| registries::ensure(fetcher.lock(), &published, cache, ui))?;
-    let manifest = Manifest { registries, ..manifest(recipe, &kernel, &agent, &root)? };
+    let published = store.load(&recipe.image.name).map_or_else(
+        |_| Registries::default(),
+        |image| {
+            let Manifest { registries, indexes, .. } = image.manifest().clone();
+            Registries { hosts: registries, indexes }
+        },
+    );
+    let Registries { hosts, indexes } =
+        report.step("registries", |ui| registries::ensure(fetcher.lock(), &published, cache, ui))?;
+    let manifest = Manifest { registries: hosts, indexes, ..manifest(recipe, &kernel, &agent, &root)? };
     let (kernel, initramfs, root) =
         (kernel.path(kernel::VMLINUX), agent.path(agent::INITRAMFS), root.path(root::EROFS));
     report.step("publish", |ui| {
@@ -130,6 +137,7 @@ fn manifest(recipe: &Recipe, kernel: &Artefact, agent: &Artefact, root: &Artefac
             .map(|package| Package { name: package.name, version: package.version })
             .collect(),
         registries: BTreeMap::new(),
+        indexes: BTreeMap::new(),
     })
 }
 

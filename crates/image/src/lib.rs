@@ -16,7 +16,7 @@ mod verify;
 
 pub use digest::{Digest, KeyBuilder, NotADigest};
 pub use error::ImageError;
-pub use manifest::{Blob, BlobRole, Interpreter, Manifest, ManifestError, Package};
+pub use manifest::{Blob, BlobRole, Interpreter, Manifest, ManifestError, Package, is_index};
 pub use stamp::Stamp;
 pub use store::{Arrival, BlobSources, Image, ImageStore, PartialBlob, Pruned};
 pub use verify::VerifiedImage;

@@ -19,6 +19,9 @@ const MAX_NAME_BYTES: usize = 128;
 /// Longest name of a host: what a question of DNS can ask for, written with dots.
 const MAX_HOST_BYTES: usize = 253;
 
+/// Longest address of an index: far beyond what any has, and little to pass on.
+const MAX_INDEX_BYTES: usize = 2048;
+
 /// What an image is made of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -44,6 +47,10 @@ pub struct Manifest {
     /// Hosts by language from which its package manager installs, as that has said when the image was made.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub registries: BTreeMap<String, Vec<String>>,
+    /// Addresses by language of the index that its package manager asks, as that has said when the image was made. Each is HTTPS at its
+    /// usual port, without credentials, and ends in a slash.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub indexes: BTreeMap<String, String>,
 }
 
 /// A file of the image, named by its content.
@@ -120,6 +127,9 @@ pub enum ManifestError {
         "the registry {0:?} is not the name of a host (labels of a-z, 0-9 and '-', at least two, with dots between them)"
     )]
     BadHost(String),
+    /// An index's address that is none, or more than that.
+    #[error("the index {0:?} is not an address of HTTPS at its usual port, without credentials, that ends in a slash")]
+    BadIndex(String),
     /// A blob without content.
     #[error("the {0} is empty")]
     EmptyBlob(BlobRole),
@@ -191,8 +201,25 @@ impl Manifest {
             check_name("language of a registry", language)?;
             hosts.iter().try_for_each(|host| check_host(host))?;
         }
+        for (language, index) in &self.indexes {
+            check_name("language of an index", language)?;
+            if !is_index(index) {
+                return Err(ManifestError::BadIndex(index.clone()));
+            }
+        }
         Ok(())
     }
+}
+
+/// Whether an address can stand in [`Manifest::indexes`]. It becomes a package manager's argument in a guest.
+#[must_use]
+pub fn is_index(address: &str) -> bool {
+    let Some((authority, path)) = address.strip_prefix("https://").and_then(|rest| rest.split_once('/')) else {
+        return false;
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/%+".contains(&byte);
+    let is_place = path.is_empty() || path.ends_with('/');
+    is_host(authority) && is_place && path.bytes().all(is_plain) && address.len() <= MAX_INDEX_BYTES
 }
 
 impl BlobRole {
@@ -229,15 +256,16 @@ fn check_version(field: &'static str, value: &str) -> Result<(), ManifestError> 
 }
 
 fn check_host(value: &str) -> Result<(), ManifestError> {
+    if is_host(value) { Ok(()) } else { Err(ManifestError::BadHost(value.to_owned())) }
+}
+
+fn is_host(value: &str) -> bool {
     let goes_on = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     let is_label = |label: &str| !label.is_empty() && label.bytes().all(goes_on);
     let is_number = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit());
     let labels: Vec<&str> = value.split('.').collect();
     let is_name = labels.len() >= 2 && !labels.last().is_some_and(|last| is_number(last));
-    if is_name && value.len() <= MAX_HOST_BYTES && labels.into_iter().all(is_label) {
-        return Ok(());
-    }
-    Err(ManifestError::BadHost(value.to_owned()))
+    is_name && value.len() <= MAX_HOST_BYTES && labels.into_iter().all(is_label)
 }
 
 fn check_path(path: &str) -> Result<(), ManifestError> {
@@ -268,6 +296,7 @@ pub(crate) mod tests {
             languages: BTreeMap::from([("python".into(), interpreter)]),
             packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
             registries: BTreeMap::from([("python".into(), vec!["packages.example.com".into()])]),
+            indexes: BTreeMap::from([("python".into(), "https://packages.example.com/simple/".into())]),
         }
     }
 
@@ -285,12 +314,46 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_manifest_of_before_there_were_registries_has_none() {
-        let mut json = serde_json::to_value(sample("standard")).unwrap();
-        json.as_object_mut().unwrap().remove("registries");
-        let manifest = Manifest::from_json(&serde_json::to_vec(&json).unwrap()).unwrap();
-        assert!(manifest.registries.is_empty());
-        assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains("registries"));
+    fn a_manifest_of_before_there_were_registries_and_indexes_has_none() {
+        for field in ["registries", "indexes"] {
+            let mut json = serde_json::to_value(sample("standard")).unwrap();
+            json.as_object_mut().unwrap().remove(field);
+            let manifest = Manifest::from_json(&serde_json::to_vec(&json).unwrap()).unwrap();
+            assert_eq!(manifest.registries.is_empty(), field == "registries");
+            assert_eq!(manifest.indexes.is_empty(), field == "indexes");
+            assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains(field));
+        }
+    }
+
+    #[test]
+    fn an_index_is_a_place_that_a_guest_may_ask_and_says_no_secret() {
+        for good in ["https://a.example/", "https://a.example/simple/", "https://b.a.example/api/pypi/x%20y/simple/"] {
+            let manifest = Manifest::from_json(&with("/indexes/python", json!(good))).unwrap();
+            assert_eq!(manifest.indexes["python"], good);
+        }
+        let long = format!("https://a.example/{}/", "x".repeat(MAX_INDEX_BYTES));
+        for bad in [
+            "",
+            "a.example/simple/",
+            "http://a.example/simple/",
+            "https://a.example",
+            "https://a.example/simple",
+            "https://user@a.example/",
+            "https://user:word@a.example/simple/",
+            "https://a.example/user@b.example/",
+            "https://a.example:8443/",
+            "https://10.0.0.1/",
+            "https://localhost/",
+            "https://a.example/?token=x/",
+            "https://a.example/#/",
+            "https://a.example/a b/",
+            "https://a.example/\n/",
+            "--index-url=https://a.example/",
+            &long,
+        ] {
+            let refused = Manifest::from_json(&with("/indexes/python", json!(bad)));
+            assert!(matches!(refused, Err(ManifestError::BadIndex(_))), "{bad:?}: {refused:?}");
+        }
     }
 
     #[test]

@@ -51,6 +51,7 @@ fn manifest() -> Manifest {
         languages: BTreeMap::from([("raw".into(), Interpreter { path: "/bin/bash".into(), version: "5.2".into() })]),
         packages: Vec::new(),
         registries: BTreeMap::new(),
+        indexes: BTreeMap::new(),
     }
 }
 

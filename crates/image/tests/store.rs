@@ -60,6 +60,7 @@ fn manifest(name: &str, root: &str) -> Manifest {
         languages: BTreeMap::from([("raw".into(), Interpreter { path: "/bin/bash".into(), version: "5.2".into() })]),
         packages: vec![Package { name: "bash".into(), version: "5.2-1".into() }],
         registries: BTreeMap::new(),
+        indexes: BTreeMap::new(),
     }
 }
 

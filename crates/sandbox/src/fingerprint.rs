@@ -104,6 +104,7 @@ mod tests {
             languages: BTreeMap::from([("raw".into(), bash)]),
             packages: Vec::new(),
             registries: BTreeMap::new(),
+            indexes: BTreeMap::new(),
         };
         fs::write(dir.join("images/standard.json"), manifest.to_json().expect("it is valid")).expect("it is ours");
     }

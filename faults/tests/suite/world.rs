@@ -323,6 +323,7 @@ fn publish_image(dir: &Path) {
         languages: BTreeMap::from([("raw".into(), Interpreter { path: "/bin/bash".into(), version: "5.2".into() })]),
         packages: Vec::new(),
         registries: BTreeMap::new(),
+        indexes: BTreeMap::new(),
     };
     let (kernel, initramfs, root) = (source("kernel"), source("initramfs"), source("root"));
     let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root };

@@ -50,6 +50,7 @@ impl World {
             languages: BTreeMap::from([("raw".into(), bash)]),
             packages: Vec::new(),
             registries: BTreeMap::new(),
+            indexes: BTreeMap::new(),
         };
         let mut config = SchedulerConfig { run_dir: Some(dir.path().join("run")), ..SchedulerConfig::default() };
         config.cache_dir = Some(dir.path().join("cache"));
