@@ -101,11 +101,11 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
     stdio::open();
     let total = total_memory_bytes();
     mounts::root(&disk::find_root()?)?;
-    mounts::kernel_trees()?;
     let words = host_words()?;
     if words.has_layer {
         mounts::layer(&disk::find_layer()?)?;
     }
+    mounts::kernel_trees()?;
     mounts::memory(total, words.files)?;
     links::make()?;
     mounts::move_onto_root()?;

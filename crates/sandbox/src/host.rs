@@ -134,7 +134,7 @@ impl Host {
         let has = |language: &Language| image.manifest().languages.contains_key(language.name());
         let languages: Vec<Language> = Language::ALL.into_iter().filter(has).collect();
         let registries = settings.registries.clone().or_those_of(&image.manifest().registries)?;
-        let by_default = Indexes::of_image(&std::collections::BTreeMap::new());
+        let by_default = Indexes::of_image(&image.manifest().indexes);
         let indexes = (settings.indexes.clone(), by_default);
         let sources = Sources::new(indexes, registries.clone(), config, settings.package_ca.clone());
         let layers = Arc::new(Layers::new(settings.layers(), image.manifest().root.blake3, sources));

@@ -21,19 +21,21 @@ const ROOT: &str = "/newroot";
 const LAYER: &str = "/newroot/opt/packages";
 
 /// What the kernel was started with, once the kernel's trees are there.
-pub(super) const COMMAND_LINE: &str = "/newroot/proc/cmdline";
+pub(super) const COMMAND_LINE: &str = "/proc/cmdline";
 
 const NO_EXTRAS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// What the kernel shows as files: nothing in it is run, or is a device.
 pub(super) const KERNEL_TREE: MountFlags = NO_EXTRAS.union(MountFlags::NOEXEC);
 
-/// What the search for the disk needs: the device and the system tree.
+/// What the search for the disks needs: the device and the system tree, and what the host has said.
 pub(super) fn early() -> Result<(), InitError> {
-    for path in ["/dev", "/sys", ROOT] {
+    for path in ["/dev", "/sys", "/proc", ROOT] {
         make_dir(path)?;
     }
     mount("devtmpfs", "/dev", MountFlags::NOSUID | MountFlags::NOEXEC, "mode=0755")?;
-    mount("sysfs", "/sys", KERNEL_TREE, "")
+    mount("sysfs", "/sys", KERNEL_TREE, "")?;
+    // Whoever is not the user is not seen by the user: neither PID 1 nor a thread of the kernel's.
+    mount("proc", "/proc", KERNEL_TREE, "hidepid=invisible")
 }
 
 /// The root image, read-only.
@@ -57,8 +59,7 @@ pub(super) fn layer(device: &Path) -> Result<(), InitError> {
 pub(super) fn kernel_trees() -> Result<(), InitError> {
     shift("/dev", "/newroot/dev")?;
     shift("/sys", "/newroot/sys")?;
-    // Whoever is not the user is not seen by the user: neither PID 1 nor a thread of the kernel's.
-    mount("proc", "/newroot/proc", KERNEL_TREE, "hidepid=invisible")?;
+    shift("/proc", "/newroot/proc")?;
     mount("cgroup2", "/newroot/sys/fs/cgroup", KERNEL_TREE, "")?;
     make_dir("/newroot/dev/pts")?;
     make_dir("/newroot/dev/shm")?;
