@@ -26,6 +26,9 @@ pub(crate) use seal::devices as seal_devices;
 /// What programs see as the machine's name.
 const HOSTNAME: &[u8] = b"sandbox";
 
+/// What the kernel was started with.
+const COMMAND_LINE: &str = "/proc/cmdline";
+
 /// What the bring-up leaves to the agent.
 #[derive(Debug)]
 pub(crate) struct Ground {
@@ -100,13 +103,12 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
     mounts::early()?;
     stdio::open();
     let total = total_memory_bytes();
-    mounts::root(&disk::find_root()?)?;
     let words = host_words()?;
+    mounts::root(&disk::find_root()?)?;
     if words.has_layer {
         mounts::layer(&disk::find_layer()?)?;
     }
-    mounts::kernel_trees()?;
-    mounts::memory(total, words.files)?;
+    mounts::over_root(total, words.files)?;
     links::make()?;
     mounts::move_onto_root()?;
     disk::unlink_nodes();
@@ -127,7 +129,7 @@ pub(crate) fn bring_up() -> Result<Ground, InitError> {
 
 /// What the host has said on the kernel's command line.
 fn host_words() -> Result<BootWords, InitError> {
-    let line = fs::read(mounts::COMMAND_LINE).map_err(|source| InitError::Words { source })?;
+    let line = fs::read(COMMAND_LINE).map_err(|source| InitError::Words { source })?;
     let line = String::from_utf8_lossy(&line);
     let (words, meaningless) = BootWords::read(&line);
     for word in meaningless {

@@ -20,14 +20,11 @@ const ROOT: &str = "/newroot";
 /// Where packages are found; programs know it as `/opt/packages`.
 const LAYER: &str = "/newroot/opt/packages";
 
-/// What the kernel was started with, once the kernel's trees are there.
-pub(super) const COMMAND_LINE: &str = "/proc/cmdline";
-
 const NO_EXTRAS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);
 /// What the kernel shows as files: nothing in it is run, or is a device.
 pub(super) const KERNEL_TREE: MountFlags = NO_EXTRAS.union(MountFlags::NOEXEC);
 
-/// What the search for the disks needs: the device and the system tree, and what the host has said.
+/// What the search for the disks needs: the kernel's trees, which have the devices and the host's words.
 pub(super) fn early() -> Result<(), InitError> {
     for path in ["/dev", "/sys", "/proc", ROOT] {
         make_dir(path)?;
@@ -55,8 +52,9 @@ pub(super) fn layer(device: &Path) -> Result<(), InitError> {
         .map_err(|source| InitError::Layer { device: device.to_path_buf(), source })
 }
 
-/// The kernel's trees, on the root image.
-pub(super) fn kernel_trees() -> Result<(), InitError> {
+/// What lies on the root image: the kernel's trees, and the memory file systems of a machine with `total` bytes, each with room for so many
+/// files.
+pub(super) fn over_root(total: u64, files: FileLimit) -> Result<(), InitError> {
     shift("/dev", "/newroot/dev")?;
     shift("/sys", "/newroot/sys")?;
     shift("/proc", "/newroot/proc")?;
@@ -64,11 +62,7 @@ pub(super) fn kernel_trees() -> Result<(), InitError> {
     make_dir("/newroot/dev/pts")?;
     make_dir("/newroot/dev/shm")?;
     let devpts = MountFlags::NOSUID | MountFlags::NOEXEC;
-    mount("devpts", "/newroot/dev/pts", devpts, "gid=5,mode=0620,ptmxmode=0666")
-}
-
-/// The memory file systems of a machine with `total` bytes, each with room for so many files.
-pub(super) fn memory(total: u64, files: FileLimit) -> Result<(), InitError> {
+    mount("devpts", "/newroot/dev/pts", devpts, "gid=5,mode=0620,ptmxmode=0666")?;
     let room = |bytes| room(bytes, files.get());
     let shm = format!("{},mode=1777", room(sizes::shm_bytes(total)));
     mount("tmpfs", "/newroot/dev/shm", KERNEL_TREE, &shm)?;
