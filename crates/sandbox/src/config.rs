@@ -69,6 +69,10 @@ pub struct SchedulerConfig {
     /// Memory of the machine in which packages are installed, in MiB: half of it, less what they take unpacked, is room for them. 512 to
     /// 65,536.
     pub package_install_memory_mib: u32,
+    /// Whether a VM's interpreter has loaded its packages before its first program runs, as part of the snapshot that it is a copy of: they
+    /// are imported at once then, and have read their environment. A run that brings environment variables gets one that has not.
+    /// `$EXEC_SANDBOX_PACKAGE_PRELOAD=false` turns it off.
+    pub package_preload: bool,
     /// What all layers of packages together may take of the disk: 64 MiB to 1 TiB.
     pub layer_max_bytes: u64,
     /// After so long without use a layer is removed: a minute to a year.
@@ -138,6 +142,7 @@ impl Default for SchedulerConfig {
             package_indexes: BTreeMap::new(),
             package_ca: None,
             package_install_memory_mib: 2048,
+            package_preload: true,
             layer_max_bytes: 8 * GIB,
             layer_max_age: 30 * DAY,
             warm_pool_size: 0,

@@ -49,7 +49,10 @@ impl VmManager {
     /// [`ErrorKind::Dependency`], [`ErrorKind::AssetNotFound`], [`ErrorKind::AssetDownload`] or [`ErrorKind::AssetDamaged`] with a
     /// remedy, or an invalid field of `config`.
     pub async fn start(config: SchedulerConfig) -> Result<Self, Error> {
-        let settings = config.clone().resolve(&Environment::read())?;
+        let environment = Environment::read();
+        let package_preload = config.package_preload && !environment.package_preload_is_off;
+        let config = SchedulerConfig { package_preload, ..config };
+        let settings = config.clone().resolve(&environment)?;
         let host = match examine(settings.clone()).await {
             // Last of what a start needs, so that nothing is fetched where nothing could be run.
             Err(error) if error.kind() == ErrorKind::AssetNotFound && assets::would_be_fetched(&settings) => {

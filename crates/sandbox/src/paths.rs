@@ -22,6 +22,7 @@ pub(crate) struct Environment {
     pub(crate) package_indexes: Option<String>,
     pub(crate) package_tools: ToolVariables,
     pub(crate) package_ca: Option<PathBuf>,
+    pub(crate) package_preload_is_off: bool,
     pub(crate) force_emulation: bool,
     pub(crate) xdg_cache_home: Option<PathBuf>,
     pub(crate) xdg_runtime_dir: Option<PathBuf>,
@@ -55,6 +56,8 @@ impl Environment {
                 javascript: first(&["npm_config_registry", "NPM_CONFIG_REGISTRY"]),
             },
             package_ca: path("EXEC_SANDBOX_PACKAGE_CA").or_else(|| path("SSL_CERT_FILE")),
+            package_preload_is_off: text("EXEC_SANDBOX_PACKAGE_PRELOAD")
+                .is_some_and(|value| matches!(value.to_lowercase().as_str(), "0" | "false" | "no")),
             force_emulation: is_true("EXEC_SANDBOX_FORCE_EMULATION"),
             xdg_cache_home: path("XDG_CACHE_HOME"),
             xdg_runtime_dir: path("XDG_RUNTIME_DIR"),

@@ -105,6 +105,8 @@ impl RunRequest {
         registries: &Registries,
         output: Option<&mpsc::Sender<Output>>,
     ) -> Result<(ValidVm, ValidExec), Error> {
+        // What a package reads of its environment when it is loaded, it has to read of this one.
+        let has_env = !self.env.is_empty();
         let execution = ExecRequest { code: self.code, timeout: self.timeout, env: self.env };
         let spec = VmSpec {
             memory_mib: self.memory_mib,
@@ -116,7 +118,8 @@ impl RunRequest {
             ..VmSpec::new(self.language)
         };
         let execution = ValidExec { is_last: true, ..execution.validate(self.language, config)? };
-        Ok((spec.validate(config, registries)?, execution))
+        let vm = spec.validate(config, registries)?;
+        Ok((ValidVm { preloads: vm.preloads && !has_env, ..vm }, execution))
     }
 }
 
@@ -145,11 +148,28 @@ impl ExecRequest {
 impl ValidExec {
     /// A program that is nobody's, and does what most programs do: it makes an interpreter start, and warm.
     pub(crate) fn rehearsal(language: Language, timeout: Duration) -> Self {
-        let code: &[u8] = match language {
-            Language::Python => b"import sys\nprint('ready', file=sys.stdout)\n",
-            Language::JavaScript => b"const word: string = 'ready';\nconsole.log(word);\n",
-            Language::Raw => b"echo ready\n",
+        let code = match language {
+            Language::Python => "import sys\nprint('ready', file=sys.stdout)\n",
+            Language::JavaScript => "const word: string = 'ready';\nconsole.log(word);\n",
+            Language::Raw => "echo ready\n",
         };
+        Self::nobodys(language, timeout, code.to_owned())
+    }
+
+    /// The same, which loads these packages, too. One that cannot be loaded is passed over.
+    pub(crate) fn rehearsal_with(packages: &PackageSet, timeout: Duration) -> Self {
+        let names: Vec<&str> = packages.names().collect();
+        // Names of packages have nothing in them that either language escapes otherwise.
+        let list = format!("{names:?}");
+        let code = match packages.language() {
+            Language::Python => format!("{}load({list})\n", include_str!("request/rehearsal.py")),
+            Language::JavaScript => format!("const NAMES = {list};\n{}", include_str!("request/rehearsal.js")),
+            Language::Raw => String::new(),
+        };
+        Self::nobodys(packages.language(), timeout, code)
+    }
+
+    fn nobodys(language: Language, timeout: Duration, code: String) -> Self {
         let program = wire::Program { code: code.into(), env: Vec::new() };
         Self { language, timeout, program, is_last: false, is_rehearsal: true }
     }

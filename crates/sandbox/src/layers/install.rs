@@ -157,7 +157,7 @@ impl Installation<'_> {
                 }
                 None => {
                     let refused = vm.traffic().await.map(|traffic| traffic.refusals);
-                    let met: Vec<&str> = refused.iter().flat_map(|all| all.iter()).map(|(name, _)| name).collect();
+                    let met: Vec<&str> = refused.iter().flat_map(|all| all.iter()).filter(|(_, count)| *count > 0).map(|(name, _)| name).collect();
                     return Err(self.failure(refusal, &met.join(", ")));
                 }
             }

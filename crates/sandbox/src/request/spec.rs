@@ -45,6 +45,8 @@ pub(crate) struct ValidVm {
     pub(crate) packages: Option<PackageSet>,
     /// Where that is installed: it is made, or found, before the VM.
     pub(crate) layer: Option<Arc<Layer>>,
+    /// Whether its interpreter has loaded them before it is anybody's.
+    pub(crate) preloads: bool,
     /// `None`: it has no network card.
     pub(crate) network: Option<ValidNetwork>,
     /// It is a machine of ours, in which packages are installed: it is booted, with room for many files.
@@ -85,7 +87,8 @@ impl VmSpec {
         }
         let packages = PackageSet::of(language, &packages, config.package_validation)?;
         let network = ValidNetwork::of((network, expose), language, config, registries)?;
-        Ok(ValidVm { tenant_id, task_id, packages, network, boot_log, progress, ..ValidVm::plain(language, memory_mib) })
+        let preloads = config.package_preload && packages.is_some();
+        Ok(ValidVm { tenant_id, task_id, packages, preloads, network, boot_log, progress, ..ValidVm::plain(language, memory_mib) })
     }
 }
 
@@ -99,6 +102,7 @@ impl ValidVm {
             task_id: None,
             packages: None,
             layer: None,
+            preloads: false,
             network: None,
             installs: false,
             idle_timeout: None,

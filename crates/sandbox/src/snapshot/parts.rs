@@ -34,6 +34,8 @@ pub(crate) struct Parts {
     /// What is installed, in any order, and what came of that.
     pub(crate) packages: Vec<String>,
     pub(crate) layer: Option<Digest>,
+    /// Whether the interpreter has loaded it.
+    pub(crate) is_preloaded: bool,
 }
 
 /// One build of QEMU: its device state is no other's.
@@ -74,6 +76,7 @@ impl Parts {
             language: None,
             packages: Vec::new(),
             layer: None,
+            is_preloaded: false,
         })
     }
 
@@ -94,6 +97,7 @@ impl Parts {
             language,
             packages,
             layer,
+            is_preloaded,
         } = self;
         let mut packages = packages.clone();
         packages.sort_unstable();
@@ -110,7 +114,8 @@ impl Parts {
         key = number(key, "memory", *memory_mib);
         key = list(key, "language", language.map(Language::name).as_slice());
         key = list(key, "packages", &packages);
-        Key(list(key, "layer", layer.map(|layer| layer.to_string()).as_slice()).finish())
+        key = list(key, "layer", layer.map(|layer| layer.to_string()).as_slice());
+        Key(number(key, "preloaded", u32::from(*is_preloaded)).finish())
     }
 }
 
@@ -225,7 +230,7 @@ pub(super) mod tests {
         });
         let numbers = (0..2_u32, 0..2_u32, 0..2_u32);
         let language = option::of(select(Language::ALL.to_vec()));
-        let lists = (vec(text(), 0..4), vec(text(), 0..4), option::of(digest()));
+        let lists = (vec(text(), 0..4), vec(text(), 0..4), option::of(digest()), any::<bool>());
         (numbers, (digest(), digest(), digest()), qemu, accelerator(), option::of(text()), language, lists).prop_map(
             |(
                 (format, generation, memory_mib),
@@ -234,7 +239,7 @@ pub(super) mod tests {
                 accelerator,
                 host_cpu,
                 language,
-                (machine, mut packages, layer),
+                (machine, mut packages, layer, is_preloaded),
             )| {
                 packages.sort_unstable();
                 Parts {
@@ -251,6 +256,7 @@ pub(super) mod tests {
                     language,
                     packages,
                     layer,
+                    is_preloaded,
                 }
             },
         )
@@ -272,7 +278,8 @@ pub(super) mod tests {
             9 => mixed.memory_mib = other.memory_mib,
             10 => mixed.language = other.language,
             11 => mixed.packages = other.packages,
-            _ => mixed.layer = other.layer,
+            12 => mixed.layer = other.layer,
+            _ => mixed.is_preloaded = other.is_preloaded,
         }
         mixed
     }
@@ -284,7 +291,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn one_part_that_differs_is_enough(one in any_parts(), other in any_parts(), number in 0..13_usize) {
+        fn one_part_that_differs_is_enough(one in any_parts(), other in any_parts(), number in 0..14_usize) {
             let mixed = with_one_part_of(&one, &other, number);
             prop_assert_eq!(one.key() == mixed.key(), one == mixed);
         }

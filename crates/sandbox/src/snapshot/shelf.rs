@@ -65,6 +65,7 @@ pub(crate) struct Want {
     pub(crate) language: Language,
     pub(crate) packages: Vec<String>,
     pub(crate) layer: Option<Digest>,
+    pub(crate) is_preloaded: bool,
 }
 
 /// The right to make a snapshot. Dropped, it is somebody else's.
@@ -187,8 +188,8 @@ impl Shelf {
     }
 
     fn parts(&self, want: &Want) -> Parts {
-        let Want { machine, memory_mib, language, packages, layer } = want.clone();
-        Parts { machine, memory_mib, language: Some(language), packages, layer, ..self.common.clone() }
+        let Want { machine, memory_mib, language, packages, layer, is_preloaded } = want.clone();
+        Parts { machine, memory_mib, language: Some(language), packages, layer, is_preloaded, ..self.common.clone() }
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<Key, Place>> {
@@ -288,6 +289,7 @@ mod tests {
             language: Language::Python,
             packages: Vec::new(),
             layer: None,
+            is_preloaded: false,
         }
     }
 

@@ -41,6 +41,7 @@ pub(super) fn parts(version: &str) -> Parts {
         language: Some(Language::Python),
         packages: vec!["b==2".into(), "a==1".into()],
         layer: None,
+        is_preloaded: false,
     }
 }
 

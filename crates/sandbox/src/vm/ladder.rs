@@ -84,11 +84,11 @@ impl<T> Climb<'_, T> {
     }
 
     fn want(&self) -> Want {
-        let ValidVm { memory_mib, language, network, packages, layer, .. } = self.spec;
+        let ValidVm { memory_mib, language, network, packages, layer, preloads, .. } = self.spec;
         let machine = shape(self.host, *memory_mib, (network.is_some(), layer.is_some()));
         let packages = packages.iter().flat_map(|set| set.requirements()).cloned().collect();
         let layer = layer.as_ref().map(|layer| layer.digest());
-        Want { machine, memory_mib: *memory_mib, language: *language, packages, layer }
+        Want { machine, memory_mib: *memory_mib, language: *language, packages, layer, is_preloaded: *preloads }
     }
 
     async fn boot(&mut self, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
@@ -149,7 +149,7 @@ impl<T> Climb<'_, T> {
         let mut timing = timing(begun, spawning.at, &ready, Origin::Cold);
         let saving = Instant::now();
         let (draft, place) = donation.into_parts();
-        let (ready, saved) = match ready.donate(draft, memory, self.spec.language, self.wanted).await {
+        let (ready, saved) = match ready.donate((draft, memory), self.spec, self.wanted).await {
             // It had booted, so another one will.
             Err(failed) if failed.error.is_the_guests() => {
                 warn!(

@@ -16,8 +16,7 @@ use tokio::{
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{
-    Language,
-    request::ValidExec,
+    request::{ValidExec, ValidVm},
     snapshot::Draft,
     vm::{
         channel::{Channel, ChannelError},
@@ -67,16 +66,15 @@ pub(in crate::vm) enum DonationError {
 }
 
 impl Ready {
-    /// Warms the interpreter of `language` and saves the guest, whose memory is `memory`, to `draft`, which is given back whole unless
-    /// that failed.
+    /// Warms the interpreter of what is to be `spec` and saves the guest, whose memory is `memory`, to `draft`, which is given back whole
+    /// unless that failed.
     pub(in crate::vm) async fn donate<T>(
         mut self,
-        draft: Draft,
-        memory: File,
-        language: Language,
+        (draft, memory): (Draft, File),
+        spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<(Self, Result<Draft, DonationError>), Failed> {
-        let saved = match self.rehearse_unless_gone(language, wanted).await {
+        let saved = match self.rehearse_unless_gone(spec, wanted).await {
             Ok(Ok(())) => self.save(draft, memory).await,
             Ok(Err(refused)) => Err(DonationError::Rehearsal(refused)),
             Err(error) => return Err(Failed { error, instance: Some(self.live.instance) }),
@@ -118,16 +116,20 @@ impl Ready {
 
     async fn rehearse_unless_gone<T>(
         &mut self,
-        language: Language,
+        spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<Result<(), String>, BootError> {
+        let request = match &spec.packages {
+            Some(packages) if spec.preloads => ValidExec::rehearsal_with(packages, REHEARSAL_TIMEOUT),
+            _ => ValidExec::rehearsal(spec.language, REHEARSAL_TIMEOUT),
+        };
         let patience = self.patience.min(REHEARSAL_TIMEOUT);
         let Live { instance, channel, .. } = &mut self.live;
         let rehearsed = tokio::select! {
             biased;
             () = wanted.closed() => return Err(BootError::Abandoned),
             () = sleep(patience) => return Err(BootError::TimedOut { patience }),
-            rehearsed = rehearse(channel, language) => rehearsed,
+            rehearsed = rehearse(channel, &request) => rehearsed,
             death = instance.death() => return Err(died(instance, death).await),
         };
         match rehearsed {
@@ -173,8 +175,8 @@ impl Ready {
 }
 
 /// Runs a program that is nobody's. `Ok(Err)`: why it did not run.
-async fn rehearse(channel: &mut Channel, language: Language) -> Result<Result<(), String>, ChannelError> {
-    let (mut execution, frames) = Execution::start(REHEARSAL_OP, &ValidExec::rehearsal(language, REHEARSAL_TIMEOUT), 0);
+async fn rehearse(channel: &mut Channel, request: &ValidExec) -> Result<Result<(), String>, ChannelError> {
+    let (mut execution, frames) = Execution::start(REHEARSAL_OP, request, 0);
     for frame in &frames {
         channel.send(frame)?;
     }
