@@ -73,6 +73,8 @@ pub struct SchedulerConfig {
     /// are imported at once then, and have read their environment. A run that brings environment variables gets one that has not.
     /// `$EXEC_SANDBOX_PACKAGE_PRELOAD=false` turns it off.
     pub package_preload: bool,
+    /// Where layers of packages are kept. `None`: `package-layers` in the cache directory. It has to be this user's alone.
+    pub layer_dir: Option<PathBuf>,
     /// What all layers of packages together may take of the disk: 64 MiB to 1 TiB.
     pub layer_max_bytes: u64,
     /// After so long without use a layer is removed: a minute to a year.
@@ -143,6 +145,7 @@ impl Default for SchedulerConfig {
             package_ca: None,
             package_install_memory_mib: 2048,
             package_preload: true,
+            layer_dir: None,
             layer_max_bytes: 8 * GIB,
             layer_max_age: 30 * DAY,
             warm_pool_size: 0,
@@ -278,7 +281,8 @@ impl Settings {
     /// The store of what was installed.
     pub(crate) fn layers(&self) -> layers::Store {
         let limits = Limits { max_bytes: self.config.layer_max_bytes, max_age: self.config.layer_max_age };
-        layers::Store::at(paths::layer_dir(&self.cache_dir), limits)
+        let dir = self.config.layer_dir.clone().unwrap_or_else(|| paths::layer_dir(&self.cache_dir));
+        layers::Store::at(dir, limits)
     }
 }
 

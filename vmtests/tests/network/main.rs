@@ -4,6 +4,7 @@
 
 mod internet;
 mod life;
+mod packages;
 mod ports;
 mod refusals;
 mod site;

@@ -5,10 +5,18 @@ use std::{
     io::{self, BufRead as _, BufReader, Read, Write},
     path::{Component, Path, PathBuf},
     process::Command,
+    thread,
+    time::Duration,
 };
 
 /// What the package, the repository and the file beside them say.
 pub(crate) const GREETING: &str = "good day from the allow-list";
+
+/// What was asked for, a line for each request, beside the files.
+pub(crate) const REQUESTS: &str = "requests";
+
+/// How long what is called slow is waited for.
+const SLOW: Duration = Duration::from_secs(4);
 
 /// Answers the HTTP request that begins with `begun`: with a file below `site`, or with `said` where there is no site.
 pub(crate) fn answer(mut stream: impl Read + Write, begun: [u8; 5], site: Option<&Path>, said: &str) -> io::Result<()> {
@@ -19,6 +27,13 @@ pub(crate) fn answer(mut stream: impl Read + Write, begun: [u8; 5], site: Option
         header.clear();
     }
     let path = line.split(' ').nth(1).unwrap_or_default();
+    if path.contains("slow") {
+        thread::sleep(SLOW);
+    }
+    if let Some(site) = site {
+        let mut log = fs::File::options().create(true).append(true).open(site.join(REQUESTS))?;
+        writeln!(log, "{path}")?;
+    }
     let found = match site {
         Some(site) => file(site, path).and_then(|file| fs::read(file).ok()),
         None => Some(said.as_bytes().to_vec()),
@@ -70,6 +85,59 @@ pub(crate) fn make(dir: &Path, host: &str) {
          git clone --quiet --bare . ../greeting.git && git -C ../greeting.git update-server-info",
     );
 }
+
+/// Adds so many packages `part0` and so on to the index of a site that [`make`] has made for `host`, and one that is slow.
+pub(crate) fn add_parts(dir: &Path, host: &str, count: usize) {
+    fs::write(dir.join("parts.py"), PARTS).expect("there is room");
+    shell(dir, &format!("python3 parts.py {host} {count}"));
+}
+
+const PARTS: &str = r#"
+import sys, zipfile
+from pathlib import Path
+
+host, count = sys.argv[1], int(sys.argv[2])
+for name in [*(f"part{n}" for n in range(count)), "slow"]:
+    wheel, about = f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": f"NAME = {name!r}\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{about}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
+    with zipfile.ZipFile(wheel, "w") as made:
+        for path, text in files.items():
+            made.writestr(path, text)
+    page = Path("simple", name, "index.html")
+    page.parent.mkdir(parents=True)
+    page.write_text(f'<a href="https://files.{host}/{wheel}">{wheel}</a>\n')
+"#;
+
+/// Adds the JavaScript package `hail` to a site: `npm/hail` is what its registry says, and its file is at `files.<host>`.
+pub(crate) fn add_npm(dir: &Path, host: &str) {
+    fs::write(dir.join("npm.py"), NPM).expect("there is room");
+    shell(dir, &format!("python3 npm.py {host}"));
+}
+
+const NPM: &str = r#"
+import base64, hashlib, io, json, sys, tarfile
+from pathlib import Path
+
+about = {"name": "hail", "version": "1.0.0", "main": "index.js"}
+files = {"package.json": json.dumps(about), "index.js": "module.exports = (name) => `hail, ${name}`;\n"}
+packed = io.BytesIO()
+with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+    for name, text in files.items():
+        entry = tarfile.TarInfo(f"package/{name}")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text.encode()))
+Path("hail.tgz").write_bytes(packed.getvalue())
+integrity = "sha512-" + base64.b64encode(hashlib.sha512(packed.getvalue()).digest()).decode()
+dist = {"tarball": f"https://files.{sys.argv[1]}/hail.tgz", "integrity": integrity}
+said = {"name": "hail", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": {**about, "dist": dist}}}
+Path("npm").mkdir()
+Path("npm/hail").write_text(json.dumps(said))
+"#;
 
 /// The host's pip as an archive of its package: the guest's image has none.
 pub(crate) fn pip() -> Vec<u8> {
