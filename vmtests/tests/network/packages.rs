@@ -63,6 +63,13 @@ impl Shop {
         log.lines().filter(|line| line.contains(path)).count()
     }
 
+    /// How often a package of Python was installed: each time its index is asked where its files are, and then for its versions.
+    fn installations(&self, name: &str) -> usize {
+        let asked = self.asked(&format!("/simple/{name}/"));
+        assert_eq!(asked % 2, 0, "an installation was broken off");
+        asked / 2
+    }
+
     /// The layers that are there, and what lies beside them half made.
     fn kept(&self) -> (usize, usize) {
         let count = |dir: &Path, is: fn(&str) -> bool| {
@@ -94,7 +101,7 @@ fn told(error: &Error) -> String {
 
 const GREET: &str = "import greeting\nprint(greeting.WORDS)";
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn a_set_is_installed_once_and_every_later_vm_finds_it() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;
@@ -105,7 +112,7 @@ async fn a_set_is_installed_once_and_every_later_vm_finds_it() {
         assert_eq!((stdout(&outcome), stderr(&outcome)), (format!("{}\n", site::GREETING), String::new()));
         assert!(outcome.timing.packages.is_some_and(|took| took > Duration::from_millis(500)), "it was installed");
     }
-    assert_eq!((shop.asked("/greeting-1.0"), shop.kept()), (1, (1, 0)));
+    assert_eq!((shop.installations("greeting"), shop.kept()), (1, (1, 0)));
     scheduler.close().await.expect("everything ends");
     // In another scheduler, which has never heard of it, and from a snapshot with the package loaded.
     let scheduler = shop.scheduler().await;
@@ -120,27 +127,30 @@ async fn a_set_is_installed_once_and_every_later_vm_finds_it() {
     let request = RunRequest { env, packages: vec!["greeting==1.0".into()], ..RunRequest::new(Language::Python, code) };
     let fresh = scheduler.run(request).await.expect("it is there");
     assert!(stdout(&fresh).starts_with("False\n"), "{}", stdout(&fresh));
-    assert_eq!(shop.asked("/greeting-1.0"), 1);
+    assert_eq!(shop.installations("greeting"), 1);
     scheduler.close().await.expect("everything ends");
     shop.world.assert_empty([""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn packages_of_javascript_are_found_by_require_and_import() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;
     let code = "import hail from 'hail';\nconst again = require('hail');\nconsole.log(hail('you'), again('them'));";
-    for origin in [Origin::Cold, Origin::Snapshot] {
+    let mut origins = Vec::new();
+    for _ in 0..2 {
         let outcome = run_with(&scheduler, Language::JavaScript, &["hail@1.0.0"], code).await;
         let outcome = outcome.unwrap_or_else(|error| panic!("{}", told(&error)));
         assert_eq!((stdout(&outcome), stderr(&outcome)), ("hail, you hail, them\n".into(), String::new()));
-        assert_eq!(outcome.timing.origin, origin);
+        origins.push(outcome.timing.origin);
     }
+    // The first may be one, too: equal sets are equal layers, whoever has installed them.
+    assert_eq!(origins.last(), Some(&Origin::Snapshot));
     assert_eq!(shop.asked("/hail.tgz"), 1);
     scheduler.close().await.expect("everything ends");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn what_cannot_be_installed_is_told_in_the_installers_words_and_leaves_nothing() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;
@@ -156,11 +166,12 @@ async fn what_cannot_be_installed_is_told_in_the_installers_words_and_leaves_not
     assert!(text.contains("nobodys"), "{text}");
     assert_eq!(shop.kept(), (0, 0));
     scheduler.close().await.expect("everything ends");
-    // Nobody listens there.
-    let down = SchedulerConfig { package_indexes: [(Language::Python, "https://nobody.good.example/simple/".into())].into(), ..shop.config() };
+    // There is no such host.
+    let nowhere = "https://index.nowhere.example/simple/".to_owned();
+    let down = SchedulerConfig { package_indexes: [(Language::Python, nowhere)].into(), ..shop.config() };
     let strange = SchedulerConfig { package_ca: Some("/etc/ssl/certs/ca-certificates.crt".into()), ..shop.config() };
     for (config, expected, word) in [
-        (down, ErrorKind::PackageInstall, "EXEC_SANDBOX_PACKAGE_CA"),
+        (down, ErrorKind::PackageInstallTransient, ""),
         (strange, ErrorKind::PackageInstall, "EXEC_SANDBOX_PACKAGE_CA"),
     ] {
         let scheduler = start(config).await;
@@ -175,7 +186,7 @@ async fn what_cannot_be_installed_is_told_in_the_installers_words_and_leaves_not
     shop.world.assert_empty([""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn an_installing_machine_that_is_killed_is_replaced_and_no_half_layer_is_seen() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;
@@ -199,7 +210,7 @@ async fn an_installing_machine_that_is_killed_is_replaced_and_no_half_layer_is_s
     shop.world.assert_empty([""; 0]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn two_processes_install_a_set_once() {
     let shop = Shop::open(0);
     // Their own schedulers, as two processes have: what is shared is the directory.
@@ -210,7 +221,7 @@ async fn two_processes_install_a_set_once() {
     for said in [first, second] {
         assert_eq!(said.unwrap_or_else(|error| panic!("{}", told(&error))), "slow\n");
     }
-    assert_eq!((shop.asked("/slow-1.0"), shop.kept()), (1, (1, 0)));
+    assert_eq!((shop.installations("slow"), shop.kept()), (1, (1, 0)));
     // A damaged one is made anew.
     let layer = fs::read_dir(shop.store()).expect("it is there").flatten().find(|entry| entry.file_name().len() == 64);
     let layer = layer.expect("there is one").path().join("layer");
@@ -223,13 +234,13 @@ async fn two_processes_install_a_set_once() {
     fs::write(&layer, bytes).expect("it is ours");
     let third = shop.scheduler().await;
     assert_eq!(run(&third).await.unwrap_or_else(|error| panic!("{}", told(&error))), "slow\n");
-    assert_eq!((shop.asked("/slow-1.0"), shop.kept()), (2, (1, 0)));
+    assert_eq!((shop.installations("slow"), shop.kept()), (2, (1, 0)));
     for scheduler in [one, other, third] {
         scheduler.close().await.expect("everything ends");
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn fifty_packages_are_one_layer_and_a_full_disk_is_told_with_what_helps() {
     let shop = Shop::open(50);
     let names: Vec<String> = (0..50).map(|n| format!("part{n}==1.0")).collect();
@@ -237,7 +248,7 @@ async fn fifty_packages_are_one_layer_and_a_full_disk_is_told_with_what_helps() 
     let code = "import importlib\nprint(sum(importlib.import_module(f'part{n}').NAME == f'part{n}' for n in range(50)))";
     let full = Full::mounted_at(&shop.store());
     let scheduler = shop.scheduler().await;
-    let error = run_with(&scheduler, Language::Python, &names, code).await.expect_err("there is no room");
+    let error = run_with(&scheduler, Language::Python, &names[..1], code).await.expect_err("there is no room");
     assert_eq!(error.kind(), ErrorKind::Host, "{}", told(&error));
     assert!(error.remedy().is_some_and(|remedy| remedy.contains("sbx cache gc")), "{}", told(&error));
     assert_eq!(shop.kept(), (0, 0));
@@ -256,7 +267,7 @@ struct Full(PathBuf);
 impl Full {
     fn mounted_at(dir: &Path) -> Self {
         fs::create_dir(dir).expect("there is room");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64k,mode=0700", "tmpfs"]).arg(dir).status();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=8k,mode=0700", "tmpfs"]).arg(dir).status();
         assert!(mounted.expect("there is mount").success(), "mounting takes root");
         Self(dir.to_owned())
     }

@@ -16,7 +16,7 @@ pub(crate) const GREETING: &str = "good day from the allow-list";
 pub(crate) const REQUESTS: &str = "requests";
 
 /// How long what is called slow is waited for.
-const SLOW: Duration = Duration::from_secs(4);
+const SLOW: Duration = Duration::from_secs(2);
 
 /// Answers the HTTP request that begins with `begun`: with a file below `site`, or with `said` where there is no site.
 pub(crate) fn answer(mut stream: impl Read + Write, begun: [u8; 5], site: Option<&Path>, said: &str) -> io::Result<()> {
