@@ -1,6 +1,6 @@
 //! Which crate may name which, and what a crate may not contain.
 //!
-//! Floors: contracts (wire, qemu, image) ← guest ← sandbox ← faces (cli, python). Siblings never name each other. xtask builds images,
+//! Floors: contracts (wire, qemu, image), and the remote cache beside them ← guest ← sandbox ← faces (cli, python). Siblings never name each other. xtask builds images,
 //! vmtests, netbench and faults drive the public API like any caller.
 
 use std::process::Command;
@@ -13,11 +13,12 @@ use crate::{
 };
 
 /// Every crate of the workspace and the crates of the workspace that it may name.
-const MAY_NAME: [(&str, &[&str]); 13] = [
+const MAY_NAME: [(&str, &[&str]); 14] = [
     ("exec-sandbox-wire", &[]),
     ("exec-sandbox-qemu", &[]),
     ("exec-sandbox-image", &[]),
     ("exec-sandbox-gateway", &[]),
+    ("exec-sandbox-remote", &[]),
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
     ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image", "exec-sandbox-gateway"]),
     ("exec-sandbox-cli", &["exec-sandbox"]),
@@ -33,10 +34,11 @@ const MAY_NAME: [(&str, &[&str]); 13] = [
 const EMPTY_NAMES: [&str; 4] = ["common", "util", "core", "types"];
 
 /// Crates kept pure, and what in a source line would break that.
-const FOREIGN: [(&str, &[&str]); 4] = [
+const FOREIGN: [(&str, &[&str]); 5] = [
     ("crates/wire/src/", &["std::net", "std::os", "std::process", "std::fs", "Instant", "SystemTime", "tokio"]),
     ("crates/qemu/src/", &["std::process", "std::net", "std::os::unix::net", "tokio"]),
     ("crates/image/src/", &["std::net", "tokio", "qemu-system"]),
+    ("crates/remote/src/", &["std::process", "qemu", "clap"]),
     ("crates/sandbox/src/", &["clap", "pyo3", "anstream", "indicatif"]),
 ];
 
