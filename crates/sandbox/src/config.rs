@@ -96,6 +96,10 @@ pub struct SchedulerConfig {
     /// For so long nobody tries to make a snapshot of memory after that has failed, or after two in a row could not be restored: at most an
     /// hour. Each try costs a caller time.
     pub snapshot_retry_after: Duration,
+    /// Where layers of packages and snapshots of memory are shared with other machines. `None`: `$EXEC_SANDBOX_REMOTE_CACHE`
+    /// (`s3://bucket/prefix`, with the usual variables of AWS, or a directory), else nowhere. It is believed: whoever can write there
+    /// chooses what VMs run.
+    pub remote_cache: Option<exec_sandbox_remote::Config>,
     /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
     pub run_dir: Option<PathBuf>,
     /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
@@ -155,6 +159,7 @@ impl Default for SchedulerConfig {
             snapshot_max_bytes: 4 * GIB,
             snapshot_max_age: 14 * DAY,
             snapshot_retry_after: Duration::from_secs(10 * 60),
+            remote_cache: None,
             run_dir: None,
             qemu: None,
             cgroup: None,
@@ -190,6 +195,7 @@ pub(crate) struct Settings {
     /// The same of indexes.
     pub(crate) indexes: Indexes,
     pub(crate) package_ca: Option<PathBuf>,
+    pub(crate) remote_cache: Option<exec_sandbox_remote::Config>,
 }
 
 impl SchedulerConfig {
@@ -256,6 +262,11 @@ impl SchedulerConfig {
             registries,
             indexes,
             package_ca: self.package_ca.clone().or_else(|| environment.package_ca.clone()),
+            remote_cache: match (&self.remote_cache, &environment.remote_cache) {
+                (Some(config), _) => Some(config.clone()),
+                (None, Some(place)) => Some(remote_cache(place)?),
+                (None, None) => None,
+            },
             cache_dir,
             config: self,
         })
@@ -290,6 +301,25 @@ impl Settings {
 pub(crate) fn exceptions(ranges: &[Cidr]) -> Result<Exceptions, Error> {
     Exceptions::new(ranges.iter().copied())
         .map_err(|error| Error::new(ErrorKind::InvalidConfig, "reading network_exceptions").because(error))
+}
+
+/// The remote cache that a variable names: `s3://bucket/prefix`, or a directory.
+fn remote_cache(place: &str) -> Result<exec_sandbox_remote::Config, Error> {
+    use exec_sandbox_remote::{Bucket, Config, Place};
+    if let Some(rest) = place.strip_prefix("s3://") {
+        let (name, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let mut bucket = Bucket::new(name);
+        if !prefix.is_empty() {
+            prefix.clone_into(&mut bucket.prefix);
+        }
+        return Ok(Config::new(Place::Bucket(bucket)));
+    }
+    let path = place.strip_prefix("file://").unwrap_or(place);
+    if path.starts_with('/') {
+        return Ok(Config::new(Place::Directory(path.into())));
+    }
+    let message = format!("reading EXEC_SANDBOX_REMOTE_CACHE: {place:?} is neither s3://bucket/prefix nor an absolute path");
+    Err(Error::new(ErrorKind::InvalidConfig, message).remedied_by("write s3://bucket/prefix/ or /a/directory"))
 }
 
 fn check_resolvers(resolvers: Option<&[SocketAddr]>) -> Result<(), Error> {

@@ -28,6 +28,7 @@ use crate::{
     network::{self, GatewayProgram, Registries},
     process::{Confinement, Subject},
     qemu_program::{self, QemuProgram},
+    shared::SharedCache,
     snapshot::{Parts, Shelf},
     vm::Blanks,
 };
@@ -63,6 +64,8 @@ pub(crate) struct Host {
     gateway: (Option<PathBuf>, Mutex<Option<Arc<GatewayProgram>>>),
     /// The hosts that each language installs packages from.
     pub(crate) registries: Registries,
+    /// What is shared with other machines, if anything is.
+    pub(crate) shared: Option<Arc<SharedCache>>,
     /// What is installed for VMs with packages.
     pub(crate) layers: Arc<Layers>,
     cgroup: Option<PathBuf>,
@@ -122,8 +125,12 @@ impl Host {
             image: settings.config.image.clone(),
             kernel_version: image.manifest().kernel_version.clone(),
         };
+        let shared = match settings.remote_cache.as_ref().filter(|_| !settings.offline) {
+            Some(remote) => Some(Arc::new(SharedCache::open(remote)?)),
+            None => None,
+        };
         let (snapshots, memories) = match snapshots(settings, &program, &verdict.accelerator, image.manifest()) {
-            Some((shelf, memories)) => (Some(Arc::new(shelf)), Some(memories)),
+            Some((shelf, memories)) => (Some(Arc::new(shelf.sharing(shared.clone()))), Some(memories)),
             None => (None, None),
         };
         let bell = Arc::<Notify>::default();
@@ -137,7 +144,7 @@ impl Host {
         let by_default = Indexes::of_image(&image.manifest().indexes);
         let indexes = (settings.indexes.clone(), by_default);
         let sources = Sources::new(indexes, registries.clone(), config, settings.package_ca.clone());
-        let layers = Arc::new(Layers::new(settings.layers(), image.manifest().root.blake3, sources));
+        let layers = Arc::new(Layers::new(settings.layers(), image.manifest().root.blake3, sources, shared.clone()));
         let image = ImageFiles::open(&image).map_err(|error| {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
@@ -161,6 +168,7 @@ impl Host {
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,
+            shared,
             layers,
             cgroup: settings.cgroup.clone(),
             run_dir: settings.run_dir.clone(),

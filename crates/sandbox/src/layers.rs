@@ -29,13 +29,17 @@ use tokio::{
     sync::{mpsc, watch},
     time::sleep,
 };
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 pub(crate) use install::Workshop;
 pub(crate) use source::{Indexes, Sources, ToolVariables};
 pub(crate) use store::Store;
 
-use crate::{Error, ErrorKind, Output, request::PackageSet};
+use crate::{
+    Error, ErrorKind, MAX_FILE_BYTES, Output,
+    request::PackageSet,
+    shared::{self, SharedCache},
+};
 use install::Installation;
 use manifest::LayerManifest;
 use parts::{FORMAT, LayerKey, LayerParts};
@@ -44,13 +48,16 @@ use store::{Draft, StoreError};
 /// Between two looks at what another process makes.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// Largest layer: what can be taken out of the machine that makes it.
+const MAX_LAYER_BYTES: u64 = MAX_FILE_BYTES;
+
 /// Machines that are lost while they install, before it is believed that they always will be.
 const MOST_LOST: u32 = 2;
 
 /// A layer for use: its file is open, so it stays whole when it is removed, and nobody writes to it.
 #[derive(Debug)]
 pub(crate) struct Layer {
-    digest: Digest,
+    manifest: LayerManifest,
     file: File,
 }
 
@@ -61,6 +68,8 @@ pub(crate) struct Layers {
     /// The image's root file system.
     root: Digest,
     sources: Sources,
+    /// Where layers may come from, and go.
+    shared: Option<Arc<SharedCache>>,
     places: Mutex<HashMap<LayerKey, Place>>,
 }
 
@@ -85,13 +94,13 @@ struct Failure {
 }
 
 impl Layer {
-    fn new(manifest: &LayerManifest, file: File) -> Self {
-        Self { digest: manifest.digest, file }
+    fn new(manifest: LayerManifest, file: File) -> Self {
+        Self { manifest, file }
     }
 
     /// What is in it.
     pub(crate) fn digest(&self) -> Digest {
-        self.digest
+        self.manifest.digest
     }
 
     /// Its file, to be passed to one QEMU, which reads it by positions of its own.
@@ -102,8 +111,8 @@ impl Layer {
 }
 
 impl Layers {
-    pub(crate) fn new(store: Store, root: Digest, sources: Sources) -> Self {
-        Self { store, root, sources, places: Mutex::default() }
+    pub(crate) fn new(store: Store, root: Digest, sources: Sources, shared: Option<Arc<SharedCache>>) -> Self {
+        Self { store, root, sources, shared, places: Mutex::default() }
     }
 
     /// The layer of `set`, which is installed in `workshop` if nobody has done that yet. What the installer says goes to `progress`.
@@ -183,7 +192,28 @@ impl Layers {
                 Found::Nothing => sleep(LOOK).await,
             }
         };
-        self.make(draft, workshop, progress).await
+        match self.take(&draft).await {
+            Some(manifest) => self.publish(draft, manifest.installed).await,
+            None => self.make(draft, workshop, progress).await,
+        }
+    }
+
+    /// Takes what another machine has installed to where `draft` wants it.
+    async fn take(&self, draft: &Draft) -> Option<LayerManifest> {
+        let (shared, name) = (self.shared.as_ref()?, entry_name(draft.parts().key()));
+        let facts = shared.take(name, (&[store::LAYER], MAX_LAYER_BYTES), draft.dir()).await?;
+        let manifest = LayerManifest::from_json(facts.as_bytes()).ok().filter(|manifest| manifest.parts == *draft.parts());
+        let path = draft.path();
+        let is_that = tokio::task::spawn_blocking(move || {
+            let found = Digest::of_file(&path).ok();
+            let manifest = manifest.filter(|manifest| found == Some((manifest.digest, manifest.size_bytes)));
+            if manifest.is_none() {
+                warn!("a layer of the remote cache is not what it is said to be, and is not used");
+                let _ = std::fs::remove_file(&path);
+            }
+            manifest
+        });
+        is_that.await.ok().flatten()
     }
 
     async fn make(&self, draft: Draft, workshop: &Workshop, progress: Option<mpsc::Sender<Output>>) -> Made {
@@ -199,15 +229,25 @@ impl Layers {
                 ended => break ended?,
             }
         };
+        let layer = self.publish(draft, installed).await?;
+        info!(%key, packages = ?set.requirements(), "installed packages");
+        if let Some(shared) = &self.shared
+            && let Ok(facts) = layer.manifest.to_json()
+        {
+            let facts = String::from_utf8_lossy(&facts).into_owned();
+            shared.give(entry_name(key), facts, &[(store::LAYER, &layer.file)]);
+        }
+        Ok(layer)
+    }
+
+    async fn publish(&self, draft: Draft, installed: Vec<String>) -> Made {
         let store = self.store.clone();
         let published = tokio::task::spawn_blocking(move || {
-            let published = draft.publish(installed, None);
+            let published = draft.publish(installed);
             store.tidy();
             published
         });
-        let layer = published.await.map_err(|panicked| Failure::host(&panicked))??;
-        info!(%key, packages = ?set.requirements(), "installed packages");
-        Ok(layer)
+        Ok(published.await.map_err(|panicked| Failure::host(&panicked))??)
     }
 
     /// What is there, or who is waited for; if there is nobody, the place is taken.
@@ -228,6 +268,11 @@ impl Layers {
     fn places(&self) -> MutexGuard<'_, HashMap<LayerKey, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The name of a layer where several machines find it.
+fn entry_name(key: LayerKey) -> (&'static str, String) {
+    (shared::LAYER, key.to_string())
 }
 
 /// A place as it is found.

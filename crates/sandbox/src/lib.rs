@@ -46,11 +46,13 @@ mod request;
 mod run_dir;
 mod scheduler;
 mod session;
+mod shared;
 mod snapshot;
 mod vm;
 
 pub use accel::{AccelRequest, UnknownAccelerator};
 pub use config::SchedulerConfig;
+pub use exec_sandbox_remote as remote;
 pub use error::{Error, ErrorKind};
 pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
 pub use images::{ImageInfo, images};

@@ -113,6 +113,9 @@ impl VmManager {
         if let Some(snapshots) = &host.snapshots {
             snapshots.settle().await;
         }
+        if let Some(shared) = &host.shared {
+            shared.settle().await;
+        }
         ended.map_err(|_elapsed| {
             let message = format!("closing the scheduler: {} VMs are not confirmed dead", alive.len());
             Error::new(ErrorKind::Teardown, message).remedied_by("sbx ps shows what is left")

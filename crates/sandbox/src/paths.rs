@@ -22,6 +22,7 @@ pub(crate) struct Environment {
     pub(crate) package_indexes: Option<String>,
     pub(crate) package_tools: ToolVariables,
     pub(crate) package_ca: Option<PathBuf>,
+    pub(crate) remote_cache: Option<String>,
     pub(crate) package_preload_is_off: bool,
     pub(crate) force_emulation: bool,
     pub(crate) xdg_cache_home: Option<PathBuf>,
@@ -55,6 +56,7 @@ impl Environment {
                 python: first(&["UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL"]),
                 javascript: first(&["npm_config_registry", "NPM_CONFIG_REGISTRY"]),
             },
+            remote_cache: text("EXEC_SANDBOX_REMOTE_CACHE"),
             package_ca: path("EXEC_SANDBOX_PACKAGE_CA").or_else(|| path("SSL_CERT_FILE")),
             package_preload_is_off: text("EXEC_SANDBOX_PACKAGE_PRELOAD")
                 .is_some_and(|value| matches!(value.to_lowercase().as_str(), "0" | "false" | "no")),

@@ -68,8 +68,6 @@ pub(crate) enum StoreError {
     Io { doing: &'static str, path: PathBuf, source: io::Error },
     #[error("there is no room in {}: {free_bytes} bytes are free, {needed_bytes} are needed", path.display())]
     NoRoom { path: PathBuf, free_bytes: u64, needed_bytes: u64 },
-    #[error("{} has not become what its maker said", path.display())]
-    NotWhatWasSaid { path: PathBuf },
 }
 
 /// Why a layer is not used and is made anew.
@@ -225,7 +223,7 @@ impl Store {
                 let _ = stamp.map(|stamp| stamp.leave_at(&place));
             }
         }
-        Ok(Layer::new(&manifest, file))
+        Ok(Layer::new(manifest, file))
     }
 
     /// A proof as it is written down, if it can be said for which boot of the machine it holds.
@@ -251,6 +249,11 @@ impl Store {
 }
 
 impl Draft {
+    /// The directory in which its file is made.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the layer's content is written to.
     pub(crate) fn path(&self) -> PathBuf {
         self.dir.join(LAYER)
@@ -275,17 +278,13 @@ impl Draft {
         Ok(())
     }
 
-    /// Makes it a layer that others find: all of it or nothing. `said`: what somebody else says of it. Reads the file, and blocks for so
-    /// long.
-    pub(crate) fn publish(self, installed: Vec<String>, said: Option<&LayerManifest>) -> Result<Arc<Layer>, StoreError> {
+    /// Makes it a layer that others find: all of it or nothing. Reads the file, and blocks for so long.
+    pub(crate) fn publish(self, installed: Vec<String>) -> Result<Arc<Layer>, StoreError> {
         let path = self.path();
         let read = |file: &File| Digest::of_reader(file).map_err(StoreError::io("read", &path));
         let file = File::open(&path).map_err(StoreError::io("open", &path))?;
         file.set_permissions(Permissions::from_mode(FOR_EVER)).map_err(StoreError::io("seal", &path))?;
         let (digest, size_bytes) = read(&file)?;
-        if said.is_some_and(|said| (said.digest, said.size_bytes) != (digest, size_bytes)) {
-            return Err(StoreError::NotWhatWasSaid { path });
-        }
         let manifest = LayerManifest::new(self.parts.clone(), digest, size_bytes, installed);
         let json = manifest.to_json().map_err(|error| StoreError::io("write", &path)(error.into()))?;
         self.write(MANIFEST, FOR_EVER, &json)?;
@@ -295,12 +294,12 @@ impl Draft {
         let _ = self.store.stamped(Stamp::of(&examined, digest)).map(|stamp| stamp.leave_at(&self.dir.join(VERIFIED)));
         let target = self.store.layer_dir(self.parts.key());
         match fs::rename(&self.dir, &target) {
-            Ok(()) => Ok(Arc::new(Layer::new(&manifest, file))),
+            Ok(()) => Ok(Arc::new(Layer::new(manifest, file))),
             // Another has been published meanwhile, which is as good.
             Err(error) if is_taken(&error) => match self.store.find(&self.parts)? {
                 Some(other) => Ok(other),
                 None => fs::rename(&self.dir, &target)
-                    .map(|()| Arc::new(Layer::new(&manifest, file)))
+                    .map(|()| Arc::new(Layer::new(manifest, file)))
                     .map_err(StoreError::io("create", &target)),
             },
             Err(error) => Err(StoreError::io("create", &target)(error)),
@@ -335,7 +334,6 @@ impl StoreError {
             Self::Io { source, .. } => {
                 matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
-            Self::NotWhatWasSaid { .. } => false,
         }
     }
 }

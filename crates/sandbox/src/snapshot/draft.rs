@@ -1,6 +1,7 @@
 //! A snapshot in the making: a directory that has no name yet, and the right to give it one.
 
 use std::{
+    error::Error,
     ffi::OsStr,
     fs::{self, File, Metadata, Permissions},
     io::{self, Write as _},
@@ -41,6 +42,8 @@ pub(crate) struct Draft {
     dir: PathBuf,
     ram: File,
     state: File,
+    /// Another machine has made it.
+    is_taken: bool,
     // Last, so that the directory is gone when it is given back.
     lock: KeyLock,
 }
@@ -74,7 +77,56 @@ impl Draft {
         let memories = store.memories_dir();
         memories::create(&memories).map_err(StoreError::io("create", &memories))?;
         memories::add(&memories, &ram_path, &ram).map_err(StoreError::io("name a memory in", &memories))?;
-        Ok(Self { store: store.clone(), parts: parts.clone(), key, dir: made.keep(), ram, state, lock })
+        Ok(Self { store: store.clone(), parts: parts.clone(), key, dir: made.keep(), ram, state, is_taken: false, lock })
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// What is said of it to other machines, which believe it only if it is what they want.
+    pub(crate) fn facts(&self) -> Option<String> {
+        serde_json::to_string(&self.parts).ok()
+    }
+
+    /// Whether another machine has made it.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.is_taken
+    }
+
+    /// Most bytes of both files.
+    pub(crate) fn most_bytes(&self) -> u64 {
+        memory_bytes(self.parts.memory_mib) + ROOM_BESIDE_MEMORY_BYTES
+    }
+
+    /// A directory for what another machine has made, gone when it is dropped.
+    pub(crate) fn incoming(&self) -> io::Result<tempfile::TempDir> {
+        tempfile::Builder::new().prefix("incoming").permissions(Permissions::from_mode(0o700)).tempdir_in(&self.dir)
+    }
+
+    /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure it is as it was.
+    pub(crate) fn adopt(mut self, from: &Path, facts: &[u8]) -> Result<(Self, Arc<Template>), (Self, Box<dyn Error + Send + Sync>)> {
+        match self.put(from, facts) {
+            Ok(template) => Ok((self, template)),
+            Err(error) => Err((self, error)),
+        }
+    }
+
+    fn put(&mut self, from: &Path, facts: &[u8]) -> Result<Arc<Template>, Box<dyn Error + Send + Sync>> {
+        if serde_json::from_slice::<Parts>(facts)? != self.parts {
+            return Err("it is of another kind".into());
+        }
+        let open = |name| File::options().read(true).write(true).open(from.join(name));
+        let (ram, state) = (open(RAM)?, open(STATE)?);
+        if ram.metadata()?.len() != memory_bytes(self.parts.memory_mib) || state.metadata()?.len() == 0 {
+            return Err("its files have other lengths".into());
+        }
+        memories::add(&self.store.memories_dir(), &from.join(RAM), &ram)?;
+        for name in [RAM, STATE] {
+            fs::rename(from.join(name), self.dir.join(name))?;
+        }
+        (self.ram, self.state, self.is_taken) = (ram, state, true);
+        Ok(self.template()?)
     }
 
     /// The memory's file: zeros, as long as the VM's memory.

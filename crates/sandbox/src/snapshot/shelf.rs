@@ -14,8 +14,11 @@ use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
-use super::{Draft, Key, Parts, Store, StoreError, Template};
-use crate::Language;
+use super::{Draft, Key, Parts, RAM, STATE, Store, StoreError, Template};
+use crate::{
+    Language,
+    shared::{self, SharedCache},
+};
 
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
@@ -31,6 +34,8 @@ pub(crate) struct Shelf {
     condemned: Mutex<HashMap<Key, Instant>>,
     /// How long nothing is tried after that.
     rest: Duration,
+    /// Where snapshots may come from, and go.
+    shared: Option<Arc<SharedCache>>,
     /// What is written to the disk beside everything else, and which of it is which snapshot.
     writing: TaskTracker,
     written: Mutex<HashMap<Key, JoinHandle<()>>>,
@@ -93,9 +98,15 @@ impl Shelf {
             places: Mutex::default(),
             condemned: Mutex::default(),
             rest,
+            shared: None,
             writing: TaskTracker::new(),
             written: Mutex::default(),
         }
+    }
+
+    /// The same, which takes from and gives to other machines.
+    pub(crate) fn sharing(self, shared: Option<Arc<SharedCache>>) -> Self {
+        Self { shared, ..self }
     }
 
     /// What a VM like `want` may be made of.
@@ -116,7 +127,14 @@ impl Shelf {
                 place.fill(Arc::clone(&template));
                 Offer::Template(template)
             }
-            Ok(Ok(Found::Draft(draft))) => Offer::Donation(Box::new(Donation { draft: *draft, place })),
+            Ok(Ok(Found::Draft(draft))) => match self.take(*draft).await {
+                Taken::Whole(draft, template) => {
+                    place.publish(draft);
+                    Offer::Template(template)
+                }
+                Taken::Nothing(draft) => Offer::Donation(Box::new(Donation { draft, place })),
+                Taken::Lost => Offer::Nothing,
+            },
             Ok(Ok(Found::Nothing)) => Offer::Nothing,
             Ok(Err(error)) => {
                 warn!(error = &error as &dyn std::error::Error, "snapshots cannot be used");
@@ -153,6 +171,29 @@ impl Shelf {
         }
         let (store, why) = (self.store.clone(), why.to_string());
         let _ = tokio::task::spawn_blocking(move || store.quarantine(&key, &why)).await;
+    }
+
+    /// Takes what another machine has saved into `draft`, unless a snapshot of this kind was of no use a while ago.
+    async fn take(&self, draft: Draft) -> Taken {
+        let (Some(shared), false) = (&self.shared, self.was_condemned(draft.key())) else { return Taken::Nothing(draft) };
+        let Ok(incoming) = draft.incoming() else { return Taken::Nothing(draft) };
+        let files = (&[RAM, STATE][..], draft.most_bytes());
+        let Some(facts) = shared.take(entry_name(draft.key()), files, incoming.path()).await else {
+            return Taken::Nothing(draft);
+        };
+        let adopted = tokio::task::spawn_blocking(move || draft.adopt(incoming.path(), facts.as_bytes())).await;
+        match adopted {
+            Ok(Ok((draft, template))) => Taken::Whole(draft, template),
+            Ok(Err((draft, error))) => {
+                warn!(error = &*error, "a snapshot of the remote cache is not used");
+                Taken::Nothing(draft)
+            }
+            Err(_panicked) => Taken::Lost,
+        }
+    }
+
+    fn was_condemned(&self, key: Key) -> bool {
+        self.condemned.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&key)
     }
 
     /// Removes what is over the limits, beside everything else.
@@ -214,8 +255,14 @@ impl Coming {
         };
         self.fill(Arc::clone(&template));
         let key = template.key();
+        let (shared, facts, is_taken) = (shelf.shared.clone(), draft.facts(), draft.is_taken());
         let written = shelf.writing.spawn_blocking(move || match draft.publish() {
-            Ok(template) => info!(key = %template.key(), "saved a snapshot"),
+            Ok(template) => {
+                info!(key = %template.key(), "saved a snapshot");
+                if let (Some(shared), Some(facts), false) = (shared, facts, is_taken) {
+                    shared.give(entry_name(key), facts, &[(RAM, template.ram()), (STATE, template.state_file())]);
+                }
+            }
             Err(error) => warn!(error = &error as &dyn std::error::Error, "a snapshot cannot be written down"),
         });
         shelf.written.lock().unwrap_or_else(PoisonError::into_inner).insert(key, written);
@@ -238,6 +285,21 @@ impl Drop for Coming {
             places.remove(&self.key);
         }
     }
+}
+
+/// What came of taking a snapshot from another machine.
+enum Taken {
+    /// It is in the draft.
+    Whole(Draft, Arc<Template>),
+    /// The draft is to be filled.
+    Nothing(Draft),
+    /// Nobody knows.
+    Lost,
+}
+
+/// The name of a snapshot where several machines find it.
+fn entry_name(key: Key) -> (&'static str, String) {
+    (shared::SNAPSHOT, key.to_string())
 }
 
 /// A place as it is found.
