@@ -3,8 +3,10 @@
 //! Values are checked for their form only; what is in range is for the library to say.
 
 mod bench;
+mod cache;
 mod image;
 mod network;
+mod packages;
 mod service;
 
 use std::{
@@ -22,8 +24,10 @@ use exec_sandbox::{AccelRequest, Language, RunRequest, SchedulerConfig};
 pub(crate) use bench::{
     BenchArgs, BenchCommand, ConcurrencyArgs, DensityArgs, IdleArgs, MeasuredArgs, RunsArgs, SessionBenchArgs,
 };
+pub(crate) use cache::{CacheArgs, CacheCommand, CacheGcArgs, KeysArgs};
 pub(crate) use image::{ImageArgs, ImageCommand, PullArgs};
 use network::NetworkArgs;
+use packages::PackageArgs;
 use service::{DOWN_NOTES, UP_NOTES};
 pub(crate) use service::{DownArgs, UpArgs};
 
@@ -42,7 +46,7 @@ sources run at the same time, each in a VM of its own; their outputs follow each
 GUEST is relative to the home directory, /home/user. Without it, or after `LOCAL:`, a file keeps its name; a name that ends \
 with `/` is a directory to put it into. The last colon separates.
 
-Packages are checked and then refused: this version has none of them yet.
+Packages are installed in a VM in which nothing else runs, kept (`sbx cache`), and there at once the next time.
 
 Exit code: the program's own; 128+n when signal n ended it; 2 wrong usage; 124 the program's or the boot's time was up; \
 125 the sandbox or a download failed; 130 interrupted. Of several sources the first that did not succeed decides.";
@@ -61,7 +65,7 @@ have run. The ids of the VMs that are gone are printed.
 Exit code: 0 done; 2 wrong usage or an id that stands for no VM; 125 a VM whose end cannot be confirmed.";
 
 const GC_NOTES: &str = "\
-The start of any sandbox does the same. VMs in use are left alone.
+The start of any sandbox does the same. VMs in use are left alone. What is kept for the next run is another matter: `sbx cache gc`.
 
 Exit code: 0 done; 125 something resists.";
 
@@ -99,11 +103,13 @@ pub(crate) enum Command {
     /// End VMs
     #[command(after_help = KILL_NOTES)]
     Kill(KillArgs),
-    /// Clear up what processes that are gone have left
+    /// Clear up the VMs that processes which are gone have left
     #[command(after_help = GC_NOTES)]
     Gc(GcArgs),
     /// Say what is wrong with this host and how to mend it
     Doctor(DoctorArgs),
+    /// Snapshots and packages that are kept for the next run
+    Cache(CacheArgs),
     /// Images that VMs boot
     Image(ImageArgs),
     /// Measure this host
@@ -146,6 +152,8 @@ pub(crate) struct RunArgs {
     /// Install a package: name==version in python, name@version in javascript; may be repeated
     #[arg(short, long, value_name = "PACKAGE")]
     package: Vec<String>,
+    #[command(flatten)]
+    packages: PackageArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
     /// Put a file or directory into each VM before its program runs; may be repeated
@@ -193,6 +201,11 @@ pub(crate) struct ShellArgs {
     /// An environment variable of every block; may be repeated
     #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) env: Vec<(String, String)>,
+    /// Install a package: name==version in python, name@version in javascript; may be repeated
+    #[arg(short, long, value_name = "PACKAGE")]
+    pub(crate) package: Vec<String>,
+    #[command(flatten)]
+    packages: PackageArgs,
     #[command(flatten)]
     pub(crate) network: NetworkArgs,
     /// Put a file or directory into the VM first; may be repeated
@@ -253,7 +266,9 @@ pub(crate) struct DoctorArgs {
     #[arg(long)]
     pub(crate) json: bool,
     #[command(flatten)]
-    pub(crate) host: HostArgs,
+    packages: PackageArgs,
+    #[command(flatten)]
+    host: HostArgs,
 }
 
 #[derive(Debug, Args)]
@@ -301,13 +316,30 @@ impl HostArgs {
     }
 }
 
+impl DoctorArgs {
+    /// The configuration that is examined.
+    pub(crate) fn config(&self) -> SchedulerConfig {
+        self.packages.over(self.host.config())
+    }
+}
+
 impl ShellArgs {
+    /// The configuration of its scheduler.
+    pub(crate) fn config(&self) -> SchedulerConfig {
+        self.packages.over(self.network.over(self.host.config()))
+    }
+
     pub(crate) fn language(&self) -> Language {
         self.language.unwrap_or(DEFAULT_LANGUAGE)
     }
 }
 
 impl RunArgs {
+    /// The configuration of its scheduler, its own or a service's.
+    pub(crate) fn config(&self) -> SchedulerConfig {
+        self.packages.over(self.network.over(self.host.config()))
+    }
+
     /// The request for one source.
     pub(crate) fn request(&self, language: Language, code: &str) -> RunRequest {
         let mut request = RunRequest::new(language, code);
@@ -468,11 +500,28 @@ mod tests {
     }
 
     #[test]
+    fn where_packages_come_from_reaches_the_configuration_of_everyone_who_has_them() {
+        let options =
+            ["--no-validation", "--package-index", "python=https://mirror.example/", "--package-ca", "/ca.pem"];
+        for command in ["run", "shell", "up", "doctor"] {
+            let config = match read(&[&["sbx", command], &options[..]].concat()).command {
+                Command::Run(args) => args.config(),
+                Command::Shell(args) => args.config(),
+                Command::Up(args) => args.config(),
+                Command::Doctor(args) => args.config(),
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(config.package_indexes, [(Language::Python, "https://mirror.example/".into())].into());
+            assert_eq!((config.package_validation, config.package_ca), (false, Some("/ca.pem".into())), "{command}");
+        }
+    }
+
+    #[test]
     fn what_is_not_typed_is_left_to_the_library() {
         let args = run(&["sbx", "1"]);
         let request = args.request(Language::Python, "1");
         assert_eq!((request.timeout, request.memory_mib, request.boot_log), (None, None, false));
-        assert_eq!(args.host.config().accel, SchedulerConfig::default().accel);
+        assert_eq!(args.config().accel, SchedulerConfig::default().accel);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<Status, Failure> {
 
 async fn examine(args: &DoctorArgs) -> Result<Report, Failure> {
     let progress = Progress::start("examining this host", io::stderr().is_terminal());
-    let config = args.host.config();
+    let config = args.config();
     let examined = async {
         let mut report = doctor::examine(config.clone()).await?;
         report.checks.push(service::check(&config).await);

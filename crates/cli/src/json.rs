@@ -42,6 +42,8 @@ pub(crate) struct Failed<'a> {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct TimingMs {
     origin: &'static str,
+    /// Null: the VM has no packages.
+    packages_ms: Option<f64>,
     admission_ms: f64,
     prepare_ms: f64,
     gateway_start_ms: Option<f64>,
@@ -114,6 +116,7 @@ impl From<&Timing> for TimingMs {
     fn from(timing: &Timing) -> Self {
         Self {
             origin: timing.origin.name(),
+            packages_ms: timing.packages.map(ms),
             admission_ms: ms(timing.admission),
             prepare_ms: ms(timing.prepare),
             gateway_start_ms: timing.gateway_start.map(ms),
@@ -192,7 +195,10 @@ mod tests {
         let usage = serde_json::to_value(UsageFigures::from(&Usage::default())).expect("it is JSON");
         assert!(usage.as_object().expect("it is an object").values().all(serde_json::Value::is_null), "{usage}");
         let timing = serde_json::to_value(TimingMs::from(&Timing::default())).expect("it is JSON");
-        assert!(timing["first_output_ms"].is_null() && timing["snapshot_ms"].is_null(), "{timing}");
+        assert!(
+            timing["first_output_ms"].is_null() && timing["packages_ms"].is_null() && timing["snapshot_ms"].is_null(),
+            "{timing}"
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod cache;
 mod doctor;
 mod exit;
 mod failure;
@@ -60,6 +61,7 @@ fn execute(command: Command) -> Result<Status, Failure> {
         Command::Kill(args) => kill::run(&args),
         Command::Gc(args) => gc::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Image(args) => image::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Completions(args) => args::completions(args.shell),

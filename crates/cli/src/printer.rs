@@ -19,6 +19,9 @@ use crate::{
 /// reader of our output slows the program down instead of filling it.
 pub(crate) const PIECES_IN_FLIGHT: usize = 16;
 
+/// So much of a line of an installer is shown: with what is before it, it does not wrap.
+const SHOWN_LINE_CHARS: usize = 80;
+
 /// Something that happened to a source, which is named by its number.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -189,11 +192,7 @@ impl Page {
                 Ok(())
             }
             Output::Progress(bytes) => {
-                // The installer's last line, in place of what was said before.
-                if let Some(line) = String::from_utf8_lossy(bytes).lines().map(str::trim).rfind(|line| !line.is_empty()) {
-                    let plain: String = line.chars().filter(|c| !c.is_control()).take(80).collect();
-                    self.view.progress.say(&format!("installing packages: {plain}"));
-                }
+                installing(&self.view.progress, bytes);
                 Ok(())
             }
             Output::Stdout(_) | Output::Stderr(_) => Ok(()),
@@ -246,6 +245,14 @@ fn remark(exit: Exit, several: bool) -> Option<String> {
         Exit::Code(code) => several.then(|| format!("ended with exit code {code}")),
         Exit::Signal(number) => Some(format!("ended by signal {number}")),
         Exit::OutOfMemory => Some("used up the VM's memory; -m gives it more".into()),
+    }
+}
+
+/// Shows an installer's last line in place of what was shown before.
+pub(crate) fn installing(progress: &Progress, said: &[u8]) {
+    if let Some(line) = String::from_utf8_lossy(said).lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        let plain: String = line.chars().filter(|c| !c.is_control()).take(SHOWN_LINE_CHARS).collect();
+        progress.say(&format!("installing packages: {plain}"));
     }
 }
 

@@ -1,6 +1,6 @@
 //! `sbx ps`: the VMs of this user, whoever started them.
 
-use std::{fmt::Write as _, path::Path, time::Duration};
+use std::{fmt::Write as _, path::Path};
 
 use exec_sandbox::{
     SchedulerConfig,
@@ -14,7 +14,7 @@ use crate::{
     failure::Failure,
     json::ms,
     print,
-    table::{UNKNOWN, table},
+    table::{cell, rounded, table},
 };
 
 const TITLES: [&str; 12] =
@@ -116,37 +116,4 @@ fn row(vm: &VmInfo) -> [String; 12] {
         vm.task_id.clone(),
     ]
     .map(|text| cell(text.as_deref()))
-}
-
-/// What is in a record is not ours alone to choose, and must not steer a terminal.
-fn cell(text: Option<&str>) -> String {
-    let keep = |c: char| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c };
-    text.map_or_else(|| UNKNOWN.to_owned(), |text| text.chars().map(keep).collect())
-}
-
-/// An age in its largest unit.
-fn rounded(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds / 60),
-        seconds @ 3600..86_400 => format!("{} h", seconds / 3600),
-        seconds => format!("{} d", seconds / 86_400),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_age_is_told_in_its_largest_unit() {
-        let of = |seconds| rounded(Duration::from_secs(seconds));
-        assert_eq!([of(0), of(59), of(60), of(7199), of(86_400 * 3)], ["0 s", "59 s", "1 min", "1 h", "3 d"]);
-    }
-
-    #[test]
-    fn nothing_in_a_record_steers_a_terminal() {
-        assert_eq!(cell(Some("a\u{1b}[31m\nb")), "a\u{fffd}[31m\u{fffd}b");
-        assert_eq!(cell(None), "-");
-    }
 }

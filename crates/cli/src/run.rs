@@ -72,7 +72,7 @@ pub(crate) fn run(args: RunArgs) -> Result<Status, Failure> {
     let sources = source::resolve(&args.typed, args.language, &mut io::stdin().lock())?;
     crate::block_on(async move {
         let progress = Progress::start("checking QEMU and the image", wants_progress);
-        let config = args.network.over(args.host.config());
+        let config = args.config();
         let mut handed_over = hand_over(&args, &config, &sources, plan.is_empty()).await;
         let work = async |hosts: Vec<Host<'_>>, accelerator: &str| {
             progress.say(&format!("running in a VM ({accelerator})"));

@@ -38,7 +38,7 @@ pub(crate) fn run(args: ShellArgs) -> Result<Status, Failure> {
         } else {
             (Interrupts::listen()?, None)
         };
-        let config = args.network.over(args.host.config());
+        let config = args.config();
         scheduled_until(interrupts, config, &progress, wants_progress, async |scheduler: &Scheduler| {
             progress.end();
             let request = desk::request(&args);

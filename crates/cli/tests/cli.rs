@@ -52,6 +52,11 @@ fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help_ps", page(&["ps", "--help"]));
     insta::assert_snapshot!("help_kill", page(&["kill", "--help"]));
     insta::assert_snapshot!("help_gc", page(&["gc", "--help"]));
+    insta::assert_snapshot!("help_cache", page(&["cache", "--help"]));
+    insta::assert_snapshot!("help_cache_ls", page(&["cache", "ls", "--help"]));
+    insta::assert_snapshot!("help_cache_gc", page(&["cache", "gc", "--help"]));
+    insta::assert_snapshot!("help_cache_rm", page(&["cache", "rm", "--help"]));
+    insta::assert_snapshot!("help_cache_pin", page(&["cache", "pin", "--help"]));
     insta::assert_snapshot!("help_image_pull", page(&["image", "pull", "--help"]));
     insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
     insta::assert_snapshot!("help_bench_concurrency", page(&["bench", "concurrency", "--help"]));
@@ -62,6 +67,12 @@ fn a_wrong_command_line_is_refused_with_a_reason() {
     insta::assert_snapshot!("unknown_option", page(&["run", "--wat"]));
     insta::assert_snapshot!("unknown_language", page(&["-l", "ruby", "1"]));
     insta::assert_snapshot!("variable_without_value", page(&["-e", "NAME", "1"]));
+    insta::assert_snapshot!(
+        "package_index_without_language",
+        page(&["--package-index", "https://mirror.example", "1"])
+    );
+    insta::assert_snapshot!("cache_size_that_is_none", page(&["cache", "gc", "--max-size", "much"]));
+    insta::assert_snapshot!("cache_rm_of_nothing", page(&["cache", "rm"]));
     insta::assert_snapshot!("unknown_accelerator", page(&["doctor", "--accel", "xen"]));
 }
 
@@ -160,6 +171,23 @@ fn no_images_is_an_empty_list() {
 }
 
 #[test]
+fn a_cache_that_is_not_there_is_an_empty_list() {
+    assert_eq!(json(&["cache", "ls", "--json"]), (0, serde_json::json!([])));
+    let (code, collected) = json(&["cache", "gc", "--all", "--json"]);
+    assert_eq!((code, &collected["removed"], &collected["kept"]), (0, &serde_json::json!([]), &serde_json::json!(0)));
+}
+
+#[test]
+fn an_index_that_no_guest_reaches_is_refused_whoever_would_run_it() {
+    for words in [&["print(1)"][..], &["doctor"], &["up"], &["shell"]] {
+        let output = sbx(&[words, &["--package-index", "python=http://user:secret@mirror.example/"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{words:?}: {stderr}");
+        assert!(stderr.contains("\"http://mirror.example/\" is not HTTPS"), "{words:?}: {stderr}");
+    }
+}
+
+#[test]
 fn a_log_level_that_is_none_is_refused() {
     let output = Command::new(env!("CARGO_BIN_EXE_sbx"))
         .arg("1")
@@ -184,7 +212,10 @@ fn every_shell_is_completed() {
         let output = sbx(&["completions", shell]);
         assert!(output.status.success());
         let script = String::from_utf8(output.stdout).expect("it is a script");
-        assert!(["language", "doctor", "kill"].iter().all(|word| script.contains(word)), "{shell}");
+        assert!(
+            ["language", "doctor", "kill", "cache", "unpin", "package-index"].iter().all(|word| script.contains(word)),
+            "{shell}"
+        );
     }
 }
 

@@ -3,17 +3,28 @@
 //! What goes is renamed into a directory of trash first, so that nobody finds it half removed; whoever has it open keeps it. Little here
 //! is an error: what cannot be removed now is tried again the next time.
 
+mod evict;
+
 use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
     fs::{self, DirEntry, File},
     io,
     os::unix::fs::MetadataExt as _,
     path::Path,
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use exec_sandbox_image::Digest;
 use tracing::debug;
 
-use crate::private_dir;
+pub(crate) use evict::{Candidate, Limits, PINNED, Rule, Standing, evict};
+
+use crate::{
+    key_lock::{Held, KeyLock},
+    private_dir,
+};
 
 /// What blocks are counted in, whatever the file system's are.
 pub(crate) const BLOCK_BYTES: u64 = 512;
@@ -72,6 +83,34 @@ pub(crate) fn empty(trash: &Path) {
     for entry in entries(trash) {
         remove(&entry.path());
     }
+}
+
+/// Removes from `drafts` what those have left who made the thing `key`, whose lock is to be held; tells how much that was.
+pub(crate) fn clear_drafts(drafts: &Path, key: Digest) -> u64 {
+    entries(drafts)
+        .iter()
+        .filter(|entry| key_of_draft(&entry.file_name()) == Some(key) && remove(&entry.path()))
+        .count() as u64
+}
+
+/// Removes from `drafts` what those have left who are gone: nobody holds their lock in `locks`. Tells how much that was.
+pub(crate) fn clear_abandoned_drafts(drafts: &Path, locks: &Path, held: &Arc<Held>) -> u64 {
+    let keys: BTreeSet<Digest> = entries(drafts).iter().filter_map(|entry| key_of_draft(&entry.file_name())).collect();
+    let clear = |key: Digest| match KeyLock::try_take(locks, key, held) {
+        Ok(Some(_lock)) => clear_drafts(drafts, key),
+        Ok(None) | Err(_) => 0,
+    };
+    keys.into_iter().map(clear).sum()
+}
+
+/// What the name of a draft of the thing `key` begins with.
+pub(crate) fn draft_prefix(key: Digest) -> String {
+    format!("{key}.")
+}
+
+/// What the draft with this name is to become.
+fn key_of_draft(name: &OsStr) -> Option<Digest> {
+    name.to_str()?.split_once('.')?.0.parse().ok()
 }
 
 pub(crate) fn remove(path: &Path) -> bool {

@@ -10,11 +10,12 @@ use exec_sandbox_gateway::{
 use crate::{
     Error, ErrorKind, Language,
     accel::AccelRequest,
+    cache_dir::Limits,
     layers::{self, Indexes},
     network::Registries,
     paths::{self, Environment},
     private_dir, request, session,
-    snapshot::{Limits, Store},
+    snapshot::Store,
 };
 
 const MIB: u64 = 1 << 20;

@@ -2,6 +2,8 @@
 //!
 //! Each check stands alone, so that one that fails does not hide the next. Nothing is repaired here.
 
+mod packages;
+
 use exec_sandbox_qemu::Accelerator;
 use serde::Serialize;
 
@@ -89,6 +91,7 @@ fn checks(settings: &Settings) -> Vec<Check> {
         Some(descriptors()),
         program.as_ref().ok().map(|program| jail(settings, program)),
         Some(gateway(settings)),
+        Some(packages::check(settings)),
     ]
     .into_iter()
     .flatten()

@@ -34,6 +34,8 @@ fn of(settings: Settings) -> Result<String, Error> {
         .with("qemu", qemu.as_bytes())
         .with("accel", format!("{:?}", settings.accel).as_bytes())
         .with("registries", format!("{:?}", settings.registries).as_bytes())
+        .with("package_indexes", format!("{:?}", settings.indexes.urls()).as_bytes())
+        .with("package_ca", &maybe(&settings.package_ca))
         .with("images_dir", &place(&settings.images_dir))
         .with("cache_dir", &place(&settings.cache_dir))
         .with("snapshot_dir", &place(&settings.snapshot_dir))
@@ -54,6 +56,8 @@ fn typed(config: SchedulerConfig) -> SchedulerConfig {
         blank_pool_size: none.blank_pool_size,
         accel: none.accel,
         registries: none.registries,
+        package_indexes: none.package_indexes,
+        package_ca: None,
         images_dir: None,
         cache_dir: None,
         snapshot_dir: None,
@@ -134,12 +138,17 @@ mod tests {
         let of = |config: &SchedulerConfig| print(config).expect("all is there");
         let own = of(&config);
         type Change = fn(&mut SchedulerConfig);
-        let changes: [(&str, Change); 6] = [
+        let changes: [(&str, Change); 9] = [
             ("accel", |config| config.accel = AccelRequest::Tcg),
             ("run_dir", |config| config.run_dir = Some("/other".into())),
             ("snapshots", |config| config.snapshots = false),
             ("resolvers", |config| config.resolvers = Some(vec![([192, 0, 2, 1], 53).into()])),
             ("cpu_overcommit_ratio", |config| config.cpu_overcommit_ratio = 3.0),
+            ("package_validation", |config| config.package_validation = false),
+            ("package_ca", |config| config.package_ca = Some("/other.pem".into())),
+            ("package_indexes", |config| {
+                config.package_indexes.insert(crate::Language::Python, "https://mirror.example/simple/".into());
+            }),
             ("registries", |config| {
                 config.registries.insert(crate::Language::Python, vec!["packages.example.com".into()]);
             }),
@@ -154,6 +163,35 @@ mod tests {
         assert_ne!(of_another_image, own);
         fs::write(dir.path().join("qemu"), "#!/bin/sh\ntrue\n").expect("it is ours");
         assert_ne!(of(&config), of_another_image);
+    }
+
+    #[test]
+    fn where_packages_come_from_counts_whoever_says_it() {
+        use crate::layers::ToolVariables;
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = host_in(dir.path());
+        let of = |config: &SchedulerConfig, environment: Environment| {
+            of(config.clone().resolve(&environment).expect("it is valid")).expect("all is there")
+        };
+        let none = || Environment::default();
+        let url = "https://mirror.example/simple/";
+        let mut chosen = config.clone();
+        chosen.package_indexes.insert(crate::Language::Python, url.into());
+        let own = of(&chosen, none());
+        assert_ne!(own, of(&config, none()));
+        let variable = Environment { package_indexes: Some(format!("python={url}")), ..none() };
+        let tools = ToolVariables { python: Some(("UV_DEFAULT_INDEX", url.into())), ..ToolVariables::default() };
+        for environment in [variable, Environment { package_tools: tools, ..none() }] {
+            assert_eq!(of(&config, environment), own);
+        }
+        chosen.package_ca = Some("/ca.pem".into());
+        let vouched = Environment {
+            package_ca: Some("/ca.pem".into()),
+            package_indexes: Some(format!("python={url}")),
+            ..none()
+        };
+        assert_eq!(of(&chosen, none()), of(&config, vouched));
+        assert_ne!(of(&chosen, none()), own);
     }
 
     #[test]

@@ -27,6 +27,20 @@ pub(crate) fn check_id(name: &str, value: &str) -> Result<(), Error> {
     Err(Error::new(ErrorKind::InvalidConfig, message))
 }
 
+/// The one of `all` that `typed` stands for: the one it is, or else the only one that begins with it. If there is none, those that it
+/// could stand for, sorted.
+pub(crate) fn resolve<'a>(typed: &str, all: &'a [String]) -> Result<&'a str, Vec<String>> {
+    if let Some(exact) = all.iter().find(|id| *id == typed) {
+        return Ok(exact);
+    }
+    let mut candidates: Vec<&String> = all.iter().filter(|id| id.starts_with(typed)).collect();
+    candidates.sort();
+    match candidates[..] {
+        [only] => Ok(only),
+        _ => Err(candidates.into_iter().cloned().collect()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

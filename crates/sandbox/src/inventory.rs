@@ -304,18 +304,11 @@ async fn in_run_dir<T: Send + 'static>(
     host::blocking("using the run directory", move || work(&settings.run_dir)).await
 }
 
-/// The one of `all` that `typed` stands for: the one it is, or else the only one that begins with it.
 fn resolve<'a>(typed: &str, all: &'a [String]) -> Result<&'a str, Unresolved> {
-    if let Some(exact) = all.iter().find(|id| *id == typed) {
-        return Ok(exact);
-    }
-    let mut candidates: Vec<&String> = all.iter().filter(|id| id.starts_with(typed)).collect();
-    candidates.sort();
-    match candidates[..] {
-        [] => Err(Unresolved::Unknown),
-        [only] => Ok(only),
-        _ => Err(Unresolved::Ambiguous(candidates.into_iter().cloned().collect())),
-    }
+    ids::resolve(typed, all).map_err(|several| match several[..] {
+        [] => Unresolved::Unknown,
+        _ => Unresolved::Ambiguous(several),
+    })
 }
 
 fn end(run_dir: &Path, id: &str) -> Result<(), Error> {

@@ -32,8 +32,12 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 pub(crate) use install::Workshop;
+pub(crate) use manifest::LayerManifest;
+pub(crate) use parts::LayerKey;
 pub(crate) use source::{Indexes, Sources, ToolVariables};
 pub(crate) use store::Store;
+#[cfg(test)]
+pub(crate) use store::tests as store_tests;
 
 use crate::{
     Error, ErrorKind, MAX_FILE_BYTES, Output,
@@ -41,8 +45,7 @@ use crate::{
     shared::{self, SharedCache},
 };
 use install::Installation;
-use manifest::LayerManifest;
-use parts::{FORMAT, LayerKey, LayerParts};
+use parts::{FORMAT, LayerParts};
 use store::{Draft, StoreError};
 
 /// Between two looks at what another process makes.
@@ -181,7 +184,12 @@ impl Layers {
         waiting.send_replace(Some(made));
     }
 
-    async fn find_or_make(&self, parts: &LayerParts, workshop: &Workshop, progress: Option<mpsc::Sender<Output>>) -> Made {
+    async fn find_or_make(
+        &self,
+        parts: &LayerParts,
+        workshop: &Workshop,
+        progress: Option<mpsc::Sender<Output>>,
+    ) -> Made {
         let draft = loop {
             let (store, wanted) = (self.store.clone(), parts.clone());
             let found = tokio::task::spawn_blocking(move || find_or_begin(&store, &wanted)).await;
@@ -336,7 +344,8 @@ impl From<Error> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         let is_no_room = error.is_no_room();
-        let remedy = is_no_room.then(|| "free some of the disk (sbx cache gc), or name another cache directory".to_owned());
+        let remedy =
+            is_no_room.then(|| "free some of the disk (sbx cache gc), or name another cache directory".to_owned());
         let message = "keeping what was installed".into();
         Self { kind: ErrorKind::Host, message, remedy, cause: Some(crate::cache_dir::chain(&error)) }
     }

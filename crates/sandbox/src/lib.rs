@@ -18,6 +18,7 @@
 mod accel;
 mod admission;
 pub mod assets;
+pub mod cache;
 mod cache_dir;
 mod config;
 pub mod doctor;

@@ -37,7 +37,7 @@ impl Environment {
     pub(crate) fn read() -> Self {
         let path = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let text = |name: &str| env::var(name).ok().filter(|value| !value.is_empty());
-        let first = |names: &[&str]| names.iter().find_map(|name| text(name));
+        let first = |names: &[&'static str]| names.iter().find_map(|name| Some((*name, text(name)?)));
         let is_true = |name: &str| {
             env::var(name).is_ok_and(|value| matches!(value.to_lowercase().as_str(), "1" | "true" | "yes"))
         };

@@ -23,17 +23,17 @@ mod tidy;
 use std::{
     collections::{HashMap, HashSet},
     fs::{self, File},
-    io,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use exec_sandbox_image::Stamp;
 use tracing::warn;
 
 use crate::{
-    cache_dir::{chain, note_use, unix_ns},
+    cache_dir::{Candidate, Limits, chain, note_use, unix_ns},
     key_lock::{Held, KeyLock},
     private_dir,
 };
@@ -56,15 +56,8 @@ const USED: &str = "used";
 
 /// Why something is in quarantine, for people.
 const REASON: &str = "reason";
-
-/// How much is kept, and for how long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Limits {
-    /// What all snapshots together may take of the disk.
-    pub(crate) max_bytes: u64,
-    /// After so long without use one is removed.
-    pub(crate) max_age: Duration,
-}
+/// Most that is read of it.
+const MAX_REASON_BYTES: u64 = 4096;
 
 /// A directory of snapshots, shared with other processes. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -116,7 +109,8 @@ impl Store {
         let (key, locks) = (parts.key(), self.locks_dir());
         private_dir::create(&self.dir).map_err(StoreError::io("use", &self.dir))?;
         private_dir::create(&locks).map_err(StoreError::io("use", &locks))?;
-        let lock = KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
+        let lock =
+            KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
         let Some(lock) = lock else { return Ok(None) };
         // Whoever had the lock before may have published it since it was looked for.
         if fs::symlink_metadata(self.template_dir(key)).is_ok() {
@@ -150,6 +144,33 @@ impl Store {
     /// Removes what is over the limits and what processes have left that are gone. Safe beside others that use the store.
     pub(crate) fn tidy(&self) -> Report {
         tidy::tidy(self, SystemTime::now())
+    }
+
+    /// Removes what is of no use to anybody, whatever the limits are.
+    pub(crate) fn clear_up(&self) {
+        tidy::clear_up(self);
+    }
+
+    /// What there is and could go, for one who looks at it. Nothing is there if the store is not.
+    pub(crate) fn candidates(&self, now: SystemTime) -> Result<Vec<Candidate>, StoreError> {
+        Ok(if self.is_there()? { tidy::candidates(self, now) } else { Vec::new() })
+    }
+
+    /// What the snapshot in the directory `path` was made of, as it says itself. Nothing is proven, nor is its use noted.
+    pub(crate) fn describe(path: &Path, key: Key) -> Result<Parts, String> {
+        match Claimed::open(path, key) {
+            Ok(Some(claimed)) => Ok(claimed.parts().clone()),
+            Ok(None) => Err("it is gone".into()),
+            Err(Trouble::Damaged(damage)) => Err(chain(&damage)),
+            Err(Trouble::Failed(error)) => Err(chain(&error)),
+        }
+    }
+
+    /// Why the snapshot in the directory `path` was set aside.
+    pub(crate) fn reason(path: &Path) -> String {
+        let mut why = String::new();
+        let read = File::open(path.join(REASON)).and_then(|file| file.take(MAX_REASON_BYTES).read_to_string(&mut why));
+        if read.is_ok() { why } else { "nobody says why".into() }
     }
 
     /// Where it is.
@@ -236,10 +257,11 @@ impl Store {
         self.dir.join("memories")
     }
 
-    fn trash_dir(&self) -> PathBuf {
+    /// What goes, goes through here.
+    pub(crate) fn trash_dir(&self) -> PathBuf {
         self.dir.join("trash")
     }
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -3,7 +3,7 @@
 use clap::Args;
 use exec_sandbox::SchedulerConfig;
 
-use super::HostArgs;
+use super::{HostArgs, packages::PackageArgs};
 
 pub(super) const UP_NOTES: &str = "\
 Returns when the VMs are ready. Where the service is up, `sbx run` hands its runs over if they would be the same there; runs with \
@@ -36,6 +36,8 @@ pub(crate) struct UpArgs {
     #[arg(long, hide = true, conflicts_with = "foreground")]
     pub(crate) detached: bool,
     #[command(flatten)]
+    packages: PackageArgs,
+    #[command(flatten)]
     host: HostArgs,
 }
 
@@ -45,7 +47,7 @@ pub(crate) struct DownArgs {}
 impl UpArgs {
     /// The configuration of the service's scheduler.
     pub(crate) fn config(&self) -> SchedulerConfig {
-        let mut config = self.host.config();
+        let mut config = self.packages.over(self.host.config());
         config.warm_pool_size = self.pool.unwrap_or(DEFAULT_POOL);
         if let Some(memory_mib) = self.memory {
             config.default_memory_mib = memory_mib;

@@ -21,7 +21,7 @@ use crate::{
 
 /// Examines a guest of each language. Fails if anything is not as it should be.
 pub(super) fn run(args: &DoctorArgs) -> Result<Status, Failure> {
-    let config = args.host.config();
+    let config = args.config();
     let postures = crate::block_on(async move {
         let wants_notes = io::stderr().is_terminal();
         let progress = Progress::start("examining a guest", wants_notes);

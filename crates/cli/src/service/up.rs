@@ -35,13 +35,15 @@ const LOOK: Duration = Duration::from_millis(50);
 const MAX_REPORT_BYTES: u64 = 256 * 1024;
 
 /// Variables that name places. A service works elsewhere than where it was started, so it is told them in full.
-const PLACES: [&str; 6] = [
+const PLACES: [&str; 8] = [
     "EXEC_SANDBOX_CACHE_DIR",
     "EXEC_SANDBOX_IMAGES_DIR",
     "EXEC_SANDBOX_RUN_DIR",
     "EXEC_SANDBOX_QEMU",
     "EXEC_SANDBOX_CGROUP",
     "EXEC_SANDBOX_GATEWAY",
+    "EXEC_SANDBOX_PACKAGE_CA",
+    "SSL_CERT_FILE",
 ];
 
 /// Sees to it that a service is up.

@@ -16,7 +16,7 @@ use crate::{
     interrupt::Signal,
     meter::Meter,
     network, print,
-    printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View},
+    printer::{Ending, Event, PIECES_IN_FLIGHT, Printer, View, installing},
     progress::Progress,
     table::table,
 };
@@ -39,8 +39,8 @@ pub(super) struct Desk<'a> {
 
 /// What a session is asked to be.
 pub(super) fn request(args: &ShellArgs) -> SessionRequest {
-    let (network, expose) = (args.network.policy(), args.network.expose.clone());
-    let vm = VmSpec { memory_mib: args.memory, network, expose, ..VmSpec::new(args.language()) };
+    let (network, expose, packages) = (args.network.policy(), args.network.expose.clone(), args.package.clone());
+    let vm = VmSpec { memory_mib: args.memory, packages, network, expose, ..VmSpec::new(args.language()) };
     SessionRequest { vm, idle_timeout: args.idle_timeout }
 }
 
@@ -53,7 +53,7 @@ impl Desk<'_> {
         let progress = Progress::start("starting a VM", self.wants_progress);
         let meter = Meter::new(progress.clone(), "uploading", self.plan.bytes);
         let starting = async {
-            let session = self.scheduler.session(self.request.clone()).await?;
+            let session = started(self.scheduler, self.request.clone(), &progress).await?;
             files::upload(session.vm(), self.plan, &meter).await?;
             Ok(session)
         };
@@ -130,6 +130,22 @@ impl Desk<'_> {
     fn say(&self, text: &str) {
         if !self.args.quiet {
             print::note(text);
+        }
+    }
+}
+
+/// A session that has started, with what an installer of packages says shown meanwhile.
+async fn started(scheduler: &Scheduler, mut request: SessionRequest, progress: &Progress) -> Result<Session, Failure> {
+    let (said, mut arriving) = mpsc::channel(PIECES_IN_FLIGHT);
+    request.vm.progress = Some(said);
+    let mut starting = std::pin::pin!(scheduler.session(request));
+    loop {
+        tokio::select! {
+            biased;
+            session = &mut starting => return Ok(session?),
+            Some(piece) = arriving.recv() => if let Output::Progress(said) = piece {
+                installing(progress, &said);
+            },
         }
     }
 }

@@ -40,7 +40,14 @@ pub(crate) struct Index {
 
 /// The indexes that somebody has chosen, by language.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Indexes(BTreeMap<Language, Index>);
+pub(crate) struct Indexes(BTreeMap<Language, Chosen>);
+
+/// An index, and by what it was chosen, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Chosen {
+    index: Index,
+    by: &'static str,
+}
 
 /// What is known of where packages come from.
 #[derive(Clone, Debug)]
@@ -68,9 +75,12 @@ pub(crate) struct Source {
 /// What the package managers' own variables say, which a private mirror's users have set already.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ToolVariables {
-    pub(crate) python: Option<String>,
-    pub(crate) javascript: Option<String>,
+    pub(crate) python: Option<NamedValue>,
+    pub(crate) javascript: Option<NamedValue>,
 }
+
+/// A variable's name, and what it says.
+pub(crate) type NamedValue = (&'static str, String);
 
 impl Index {
     /// # Errors
@@ -80,7 +90,7 @@ impl Index {
         let host = authority.and_then(|authority| authority.rsplit('@').next());
         let host = host.map(|host| host.strip_suffix(":443").unwrap_or(host).to_ascii_lowercase());
         let is_plain = !url.chars().any(|c| c.is_control() || c.is_whitespace());
-        match host.filter(|host| is_plain && AllowList::new([host]).is_ok()) {
+        match host.filter(|host| is_plain && host.contains('.') && AllowList::new([host]).is_ok()) {
             Some(host) => Ok(Self { url: url.to_owned(), host }),
             None => {
                 let message = format!("the package index {:?} is not HTTPS at a name and port 443", shown(url));
@@ -109,32 +119,41 @@ impl Indexes {
     ) -> Result<Self, Error> {
         let mut all = BTreeMap::new();
         let own = [(Language::Python, &tools.python), (Language::JavaScript, &tools.javascript)];
-        for (language, url) in own {
+        for (language, own) in own {
+            let Some((by, url)) = own else { continue };
             // They may name what an installer reaches and a guest does not: then they are not meant for it.
-            match url.as_deref().map(Index::parse) {
-                Some(Ok(index)) => drop(all.insert(language, index)),
-                Some(Err(error)) => debug!(%language, %error, "a package manager's index is not used"),
-                None => {}
+            match Index::parse(url) {
+                Ok(index) => drop(all.insert(language, Chosen { index, by })),
+                Err(error) => debug!(%language, %error, "a package manager's index is not used"),
             }
         }
         for entry in variable.unwrap_or_default().split_whitespace() {
             let read = entry.split_once('=').and_then(|(language, url)| Some((language.parse().ok()?, url)));
             let Some((language, url)) = read else {
-                let message = format!("reading EXEC_SANDBOX_PACKAGE_INDEXES: {:?} is not a language, `=` and a URL", shown(entry));
+                let message = format!(
+                    "reading EXEC_SANDBOX_PACKAGE_INDEXES: {:?} is not a language, `=` and a URL",
+                    shown(entry)
+                );
                 return Err(Error::new(ErrorKind::InvalidConfig, message).remedied_by(REMEDY));
             };
-            all.insert(language, Index::parse(url)?);
+            all.insert(language, Chosen { index: Index::parse(url)?, by: "EXEC_SANDBOX_PACKAGE_INDEXES" });
         }
         for (language, url) in config {
-            all.insert(*language, Index::parse(url)?);
+            all.insert(*language, Chosen { index: Index::parse(url)?, by: "the configuration" });
         }
         Ok(Self(all))
     }
 
     /// Those of an image. One that no guest could use is left out.
     pub(crate) fn of_image(image: &BTreeMap<String, String>) -> Self {
-        let read = |(name, url): (&String, &String)| Some((name.parse().ok()?, Index::parse(url).ok()?));
+        let chosen = |url: &str| Index::parse(url).ok().map(|index| Chosen { index, by: "the image" });
+        let read = |(name, url): (&String, &String)| Some((name.parse().ok()?, chosen(url)?));
         Self(image.iter().filter_map(read).collect())
+    }
+
+    /// Each with its URL, perhaps with a password, whoever chose it.
+    pub(crate) fn urls(&self) -> Vec<(Language, &str)> {
+        self.0.iter().map(|(language, chosen)| (*language, chosen.index.url())).collect()
     }
 }
 
@@ -161,11 +180,24 @@ impl Sources {
             (Err(_), Some(_)) => Vec::new(),
             (Err(_), None) => return Err(registries.err().unwrap_or_else(|| unreachable_index(language))),
         };
-        let index = chosen.or_else(|| self.by_default.0.get(&language)).cloned();
+        let index = chosen.or_else(|| self.by_default.0.get(&language)).map(|chosen| chosen.index.clone());
         hosts.extend(index.as_ref().map(|index| index.host.clone()));
         hosts.sort_unstable();
         hosts.dedup();
         Ok(Source { index, is_to_be_asked: chosen.is_some(), hosts })
+    }
+
+    /// The same for people: the index without its password and who chose it, or the hosts.
+    ///
+    /// # Errors
+    /// As of [`Sources::of`].
+    pub(crate) fn told(&self, language: Language) -> Result<String, Error> {
+        let source = self.of(language)?;
+        let chosen = self.chosen.0.get(&language).or_else(|| self.by_default.0.get(&language));
+        Ok(match chosen {
+            Some(Chosen { index, by }) => format!("{} ({by})", index.public()),
+            None => format!("where its installer looks, among {}", source.hosts.join(", ")),
+        })
     }
 
     /// The network of a machine that installs from `source`. Asks this host for names.
@@ -177,19 +209,23 @@ impl Sources {
         // Names that are resolved by others are not this host's to answer.
         if self.resolvers.is_none() {
             let hosts = source.hosts.clone();
-            exceptions.extend(host::blocking("finding package registries", move || Ok(private_addresses(&hosts))).await?);
+            exceptions
+                .extend(host::blocking("finding package registries", move || Ok(private_addresses(&hosts))).await?);
         }
         let exceptions: Exceptions = config::exceptions(&exceptions)?;
         let rules = Rules { policy: Policy::AllowList(list), exceptions };
         Ok(ValidNetwork { rules, expose: Vec::new(), resolvers: self.resolvers.clone() })
     }
 
+    /// The file of the certificates of those who vouch for registries: the one that was named, or this host's if it has one.
+    pub(crate) fn authorities_file(&self) -> Option<&Path> {
+        let named = self.authorities.as_deref();
+        named.or_else(|| AUTHORITIES.iter().map(Path::new).find(|path| path.is_file()))
+    }
+
     /// The certificates of those who vouch for registries, if this host has any.
     pub(crate) fn authorities(&self) -> Result<Option<Vec<u8>>, Error> {
-        let named = self.authorities.as_deref();
-        let Some(path) = named.or_else(|| AUTHORITIES.iter().map(Path::new).find(|path| path.is_file())) else {
-            return Ok(None);
-        };
+        let Some(path) = self.authorities_file() else { return Ok(None) };
         let read = fs::metadata(path).and_then(|found| match found.len() {
             0..=MAX_AUTHORITIES_BYTES => fs::read(path),
             _ => Err(std::io::ErrorKind::FileTooLarge.into()),
@@ -197,7 +233,8 @@ impl Sources {
         match read {
             Ok(pem) => Ok(Some(pem)),
             Err(error) => {
-                let message = format!("reading the certificates in {}, which package registries are known by", path.display());
+                let message =
+                    format!("reading the certificates in {}, which package registries are known by", path.display());
                 let remedy = "name a file of PEM certificates in EXEC_SANDBOX_PACKAGE_CA, or none";
                 Err(Error::new(ErrorKind::Host, message).because(error).remedied_by(remedy))
             }
@@ -279,8 +316,11 @@ mod tests {
 
     #[test]
     fn the_configuration_comes_before_the_variable_and_that_before_the_tools() {
-        let tools = ToolVariables { python: Some("https://t.example/".into()), javascript: Some("http://t.example".into()) };
-        let url = |indexes: &Indexes, language| indexes.0.get(&language).map(|index| index.url.clone());
+        let tools = ToolVariables {
+            python: Some(("UV_DEFAULT_INDEX", "https://t.example/".into())),
+            javascript: Some(("npm_config_registry", "http://t.example".into())),
+        };
+        let url = |indexes: &Indexes, language| indexes.0.get(&language).map(|chosen| chosen.index.url.clone());
         let none = BTreeMap::new();
         let own = Indexes::configured(&none, None, &tools).expect("one is none of ours");
         assert_eq!(url(&own, Language::Python).as_deref(), Some("https://t.example/"));
@@ -303,7 +343,9 @@ mod tests {
         for mirror in ["10.1.2.3", "192.168.0.9", "100.64.0.1", "fd12::1", "203.0.113.7"] {
             assert!(may_be_a_mirror(address(mirror)), "{mirror}");
         }
-        for never in ["127.0.0.1", "169.254.169.254", "169.254.1.1", "::1", "0.0.0.0", "fe80::1", "100.100.100.200", "8.8.8.8"] {
+        for never in
+            ["127.0.0.1", "169.254.169.254", "169.254.1.1", "::1", "0.0.0.0", "fe80::1", "100.100.100.200", "8.8.8.8"]
+        {
             assert!(!may_be_a_mirror(address(never)), "{never}");
         }
     }
@@ -317,12 +359,39 @@ mod tests {
             Sources::new((chosen, Indexes::default()), registries.clone(), &config, None)
         };
         let plain = sources(None).of(Language::Python).expect("its hosts are known");
-        assert_eq!((plain.index.clone(), plain.is_to_be_asked, &plain.hosts[..]), (None, false, &["files.example".to_owned()][..]));
+        assert_eq!(
+            (plain.index.clone(), plain.is_to_be_asked, &plain.hosts[..]),
+            (None, false, &["files.example".to_owned()][..])
+        );
         let own = sources(Some("python=https://mirror.example/simple/")).of(Language::Python).expect("it is named");
         assert!(own.is_to_be_asked);
         let said = ["cdn.example", "not a host", "10.0.0.1"].map(str::to_owned);
         assert_eq!(own.with_hosts(said).hosts, ["cdn.example", "files.example", "mirror.example"]);
         assert_eq!(sources(None).of(Language::JavaScript).expect_err("nobody knows").kind(), ErrorKind::InvalidConfig);
         assert!(sources(Some("javascript=https://mirror.example/")).of(Language::JavaScript).is_ok());
+    }
+
+    #[test]
+    fn people_are_told_where_packages_come_from_and_who_says_so_without_a_password() {
+        let registries =
+            Registries::configured(&BTreeMap::new(), Some("python=a.example,b.example")).expect("they are hosts");
+        let told = |variable: Option<&str>, tool: Option<&str>, image: Option<&str>| {
+            let tools =
+                ToolVariables { python: tool.map(|url| ("PIP_INDEX_URL", url.into())), ..ToolVariables::default() };
+            let chosen = Indexes::configured(&BTreeMap::new(), variable, &tools).expect("they are indexes");
+            let by_default =
+                Indexes::of_image(&image.map(|url| ("python".to_owned(), url.to_owned())).into_iter().collect());
+            let config = crate::SchedulerConfig::default();
+            Sources::new((chosen, by_default), registries.clone(), &config, None)
+                .told(Language::Python)
+                .expect("it is known")
+        };
+        assert_eq!(told(None, None, None), "where its installer looks, among a.example, b.example");
+        let image = Some("https://i.example/simple/");
+        assert_eq!(told(None, None, image), "https://i.example/simple (the image)");
+        let tool = Some("https://user:secret@t.example/simple/");
+        assert_eq!(told(None, tool, image), "https://t.example/simple (PIP_INDEX_URL)");
+        let variable = Some("python=https://v.example/");
+        assert_eq!(told(variable, tool, image), "https://v.example (EXEC_SANDBOX_PACKAGE_INDEXES)");
     }
 }

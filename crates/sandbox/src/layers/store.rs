@@ -11,7 +11,7 @@ use std::{
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use exec_sandbox_image::{Digest, Stamp};
@@ -24,23 +24,17 @@ use super::{
     parts::{LayerKey, LayerParts},
 };
 use crate::{
-    cache_dir::{self, chain, discard, entries, is_taken, note_use},
+    cache_dir::{self, Candidate, Limits, Rule, chain, discard, entries, is_taken, note_use},
     key_lock::{Held, KeyLock},
     private_dir,
-    snapshot::Limits,
 };
 
 pub(crate) const LAYER: &str = "layer";
 pub(crate) const MANIFEST: &str = "manifest.json";
 const VERIFIED: &str = "verified";
 const USED: &str = "used";
-/// Its presence keeps an entry whatever the limits say.
-pub(crate) const PINNED: &str = "pinned";
 
 const FOR_EVER: u32 = 0o444;
-
-/// What was used more recently is never removed: whoever made it has not had the time to use it.
-const NEVER_BEFORE: Duration = Duration::from_secs(60);
 
 /// See the head of this file. Clones are the same store.
 #[derive(Clone, Debug)]
@@ -132,11 +126,12 @@ impl Store {
         for dir in [&self.dir, &locks, &drafts] {
             private_dir::create(dir).map_err(StoreError::io("use", dir))?;
         }
-        let lock = KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
+        let lock =
+            KeyLock::try_take(&locks, key.digest(), &self.held).map_err(StoreError::io("lock a file in", &locks))?;
         let Some(lock) = lock else { return Ok(None) };
-        clear_drafts(&drafts, key);
+        cache_dir::clear_drafts(&drafts, key.digest());
         let made = tempfile::Builder::new()
-            .prefix(&format!("{key}."))
+            .prefix(&cache_dir::draft_prefix(key.digest()))
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&drafts)
             .map_err(StoreError::io("make a directory in", &drafts))?;
@@ -152,65 +147,60 @@ impl Store {
         if private_dir::check(&self.dir).is_err() {
             return;
         }
-        cache_dir::empty(&self.trash_dir());
-        self.remove_drafts();
-        let mut layers: Vec<(PathBuf, u64, SystemTime)> = self.paths().collect::<Vec<_>>().into_iter().map(|path| {
-            (cache_dir::allocated_bytes(&path), cache_dir::last_use(&path, USED, now), path)
-        }).map(|(bytes, used, path)| (path, bytes, used)).collect();
-        let mut total: u64 = layers.iter().map(|(_, bytes, _)| bytes).sum();
-        layers.sort_by_key(|(_, _, used)| *used);
-        for (path, bytes, used) in layers {
-            let age = now.duration_since(used).unwrap_or_default();
-            let is_over = total > max_bytes || age > self.limits.max_age;
-            if is_over && age >= NEVER_BEFORE && !path.join(PINNED).exists() && discard(&self.trash_dir(), &path) {
-                debug!(path = %path.display(), bytes, "a layer of packages was removed");
-                total -= bytes;
-            }
+        self.clear_up();
+        let rule = Rule::Within { max_bytes };
+        let evicted =
+            cache_dir::evict(self.all(now), rule, now, |candidate| discard(&candidate.trash, &candidate.path));
+        for gone in evicted.gone {
+            debug!(path = %gone.path.display(), bytes = gone.bytes, "a layer of packages was removed");
         }
     }
 
-    fn remove_drafts(&self) {
-        let (drafts, locks) = (self.drafts_dir(), self.locks_dir());
-        for entry in entries(&drafts) {
-            let name = entry.file_name();
-            let key: Option<LayerKey> = name.to_str().and_then(|name| name.split('.').next()?.parse().ok());
-            if let Some(key) = key
-                && let Ok(Some(_lock)) = KeyLock::try_take(&locks, key.digest(), &self.held)
-            {
-                clear_drafts(&drafts, key);
-            }
+    /// Removes what processes have left that are gone.
+    pub(crate) fn clear_up(&self) {
+        cache_dir::empty(&self.trash_dir());
+        cache_dir::clear_abandoned_drafts(&self.drafts_dir(), &self.locks_dir(), &self.held);
+    }
+
+    /// What there is and could go, for one who looks at it. Nothing is there if the store is not.
+    pub(crate) fn candidates(&self, now: SystemTime) -> Result<Vec<Candidate>, StoreError> {
+        match private_dir::check(&self.dir) {
+            Ok(()) => Ok(self.all(now)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(error) => Err(StoreError::io("use", &self.dir)(error)),
         }
+    }
+
+    /// What the layer in the directory `path` says of itself. Nothing is proven, nor is its use noted.
+    pub(crate) fn describe(path: &Path, key: LayerKey) -> Result<LayerManifest, String> {
+        match open_claimed(path) {
+            Ok((manifest, _)) if manifest.parts.key() == key => Ok(manifest),
+            Ok(_) => Err(chain(&Damage::WrongKey)),
+            Err(Trouble::Damaged(damage)) => Err(chain(&damage)),
+            Err(Trouble::Failed(error)) => Err(chain(&error)),
+        }
+    }
+
+    fn all(&self, now: SystemTime) -> Vec<Candidate> {
+        let trash = self.trash_dir();
+        self.paths().map(|path| Candidate::at(path, &trash, USED, self.limits.max_age, now)).collect()
     }
 
     /// Where each layer is.
     fn paths(&self) -> impl Iterator<Item = PathBuf> + use<> {
         let is_layer = |name: &str| name.parse::<LayerKey>().is_ok();
-        let paths = entries(&self.dir).into_iter().filter(move |entry| entry.file_name().to_str().is_some_and(is_layer));
+        let paths =
+            entries(&self.dir).into_iter().filter(move |entry| entry.file_name().to_str().is_some_and(is_layer));
         paths.map(|entry| entry.path())
     }
 
     fn open(&self, path: &Path, parts: &LayerParts) -> Result<Layer, Trouble> {
-        let open = |name: &'static str| {
-            let at = path.join(name);
-            let file = File::options().read(true).custom_flags(no_links()).open(&at);
-            file.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => Trouble::Damaged(Damage::Missing(name)),
-                _ => Trouble::Failed(StoreError::io("open", &at)(error)),
-            })
-        };
-        let (manifest, file) = (open(MANIFEST)?, open(LAYER)?);
-        let mut json = Vec::new();
-        manifest.take(MAX_MANIFEST_BYTES).read_to_end(&mut json).map_err(|error| failed("read", path, error))?;
-        let manifest = LayerManifest::from_json(&json).map_err(|error| Trouble::Damaged(error.into()))?;
+        let (manifest, file) = open_claimed(path)?;
         if manifest.parts != *parts {
             return Err(Trouble::Damaged(Damage::WrongKey));
         }
         let examine = || file.metadata().map_err(|error| failed("examine", path, error));
         let found = examine()?;
-        if found.len() != manifest.size_bytes {
-            let (found_bytes, expected_bytes) = (found.len(), manifest.size_bytes);
-            return Err(Trouble::Damaged(Damage::Length { found_bytes, expected_bytes }));
-        }
         let stamp = self.stamped(Stamp::of(&found, manifest.digest));
         let place = path.join(VERIFIED);
         if !stamp.as_ref().is_some_and(|stamp| stamp.is_at(&place)) {
@@ -243,7 +233,8 @@ impl Store {
         self.dir.join("locks")
     }
 
-    fn trash_dir(&self) -> PathBuf {
+    /// What goes, goes through here.
+    pub(crate) fn trash_dir(&self) -> PathBuf {
         self.dir.join("trash")
     }
 }
@@ -342,17 +333,32 @@ fn failed(doing: &'static str, path: &Path, error: io::Error) -> Trouble {
     Trouble::Failed(StoreError::io(doing, path)(error))
 }
 
-/// Removes what is left in `drafts` of those who made the layer `key`, whose lock is to be held.
-fn clear_drafts(drafts: &Path, key: LayerKey) {
-    let prefix = format!("{key}.");
-    for entry in entries(drafts) {
-        if entry.file_name().to_string_lossy().starts_with(&prefix) {
-            cache_dir::remove(&entry.path());
-        }
+/// The files in the directory `path` of a layer, whose manifest says how long the other one is. Nothing has been read of that.
+fn open_claimed(path: &Path) -> Result<(LayerManifest, File), Trouble> {
+    let open = |name: &'static str| {
+        let at = path.join(name);
+        let file = File::options().read(true).custom_flags(no_links()).open(&at);
+        file.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Trouble::Damaged(Damage::Missing(name)),
+            _ => Trouble::Failed(StoreError::io("open", &at)(error)),
+        })
+    };
+    let (manifest, file) = (open(MANIFEST)?, open(LAYER)?);
+    let mut json = Vec::new();
+    manifest.take(MAX_MANIFEST_BYTES).read_to_end(&mut json).map_err(|error| failed("read", path, error))?;
+    let manifest = LayerManifest::from_json(&json).map_err(|error| Trouble::Damaged(error.into()))?;
+    let found_bytes = file.metadata().map_err(|error| failed("examine", path, error))?.len();
+    if found_bytes != manifest.size_bytes {
+        let expected_bytes = manifest.size_bytes;
+        return Err(Trouble::Damaged(Damage::Length { found_bytes, expected_bytes }));
     }
+    Ok((manifest, file))
 }
 
 /// A link in the place of a file is not followed.
 fn no_links() -> i32 {
     i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default()
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

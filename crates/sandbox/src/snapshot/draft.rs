@@ -2,7 +2,6 @@
 
 use std::{
     error::Error,
-    ffi::OsStr,
     fs::{self, File, Metadata, Permissions},
     io::{self, Write as _},
     os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
@@ -21,7 +20,7 @@ use super::{
     template::Template,
 };
 use crate::{
-    cache_dir::{free_bytes, is_taken},
+    cache_dir::{clear_drafts, draft_prefix, free_bytes, is_taken},
     key_lock::KeyLock,
     private_dir,
 };
@@ -53,11 +52,11 @@ impl Draft {
     pub(super) fn begin(store: &Store, parts: &Parts, lock: KeyLock) -> Result<Self, StoreError> {
         let (key, drafts) = (parts.key(), store.drafts_dir());
         private_dir::create(&drafts).map_err(StoreError::io("use", &drafts))?;
-        clear(&drafts, key);
+        clear_drafts(&drafts, key.digest());
         let length = memory_bytes(parts.memory_mib);
         check_room(&drafts, length + ROOM_BESIDE_MEMORY_BYTES)?;
         let made = tempfile::Builder::new()
-            .prefix(&prefix(key))
+            .prefix(&draft_prefix(key.digest()))
             .permissions(Permissions::from_mode(0o700))
             .tempdir_in(&drafts)
             .map_err(StoreError::io("make a directory in", &drafts))?;
@@ -219,23 +218,6 @@ impl Drop for Draft {
             }
         }
     }
-}
-
-/// Removes what is left in `drafts` of those who made the snapshot `key`, whose lock is to be held.
-pub(super) fn clear(drafts: &Path, key: Key) -> u64 {
-    let prefix = prefix(key);
-    let is_of_key = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(&prefix);
-    let Ok(entries) = fs::read_dir(drafts) else { return 0 };
-    entries.flatten().filter(is_of_key).filter(|entry| fs::remove_dir_all(entry.path()).is_ok()).count() as u64
-}
-
-/// The key of the draft with this name.
-pub(super) fn key_of(name: &OsStr) -> Option<Key> {
-    name.to_str()?.split('.').next()?.parse().ok()
-}
-
-fn prefix(key: Key) -> String {
-    format!("{key}.")
 }
 
 /// Memory that has no room is a signal that ends QEMU, so it is asked for ahead.

@@ -20,7 +20,7 @@ use super::{
     MANIFEST, RAM, STATE,
     error::{Damage, StoreError, Trouble},
     manifest::{Content, MAX_MANIFEST_BYTES, Manifest, ManifestError},
-    parts::Key,
+    parts::{Key, Parts},
 };
 
 /// A snapshot for use. Its files are open, so it stays whole when they are removed, and nobody writes to them.
@@ -124,6 +124,11 @@ impl Claimed {
             }
         }
         Ok(())
+    }
+
+    /// What it was made of, as it says.
+    pub(super) fn parts(&self) -> &Parts {
+        self.manifest.parts()
     }
 
     pub(super) fn into_template(self) -> Template {

@@ -8,6 +8,7 @@ mod making;
 use std::{
     fs,
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    time::Duration,
 };
 
 use exec_sandbox_image::Digest;
@@ -26,7 +27,7 @@ const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_age: Duration::from_secs
 const PIECES: [(u64, &[u8]); 2] = [(4096, b"interpreter"), ((1 << 20) - 4, b"last")];
 
 /// Parts of a VM with a megabyte, of which `version` makes another one.
-pub(super) fn parts(version: &str) -> Parts {
+pub(crate) fn parts(version: &str) -> Parts {
     Parts {
         format: FORMAT,
         generation: 1,
@@ -55,14 +56,14 @@ fn temporary() -> TempDir {
 }
 
 /// Does what a VM does that is saved.
-pub(super) fn fill(draft: &Draft) {
+pub(crate) fn fill(draft: &Draft) {
     for (at, piece) in PIECES {
         draft.ram().write_all_at(piece, at).expect("there is room");
     }
     draft.state().write_all_at(b"devices", 0).expect("there is room");
 }
 
-fn publish(store: &Store, parts: &Parts) -> Arc<Template> {
+pub(crate) fn publish(store: &Store, parts: &Parts) -> Arc<Template> {
     let draft = store.begin(parts).expect("the store works").expect("nobody else makes it");
     fill(&draft);
     draft.publish().expect("the store works")

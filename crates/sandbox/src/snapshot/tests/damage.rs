@@ -143,7 +143,7 @@ fn a_manifest_of_another_format_memory_or_snapshot_is_found() {
         fs::write(&path, json.to_string()).expect("the name is free");
     };
     for (pointer, value, word) in [
-        ("/format", 2.into(), "format is 2"),
+        ("/format", 9.into(), "format is 9"),
         ("/parts/format", 7.into(), "format is 7"),
         ("/parts/memory_mib", 2.into(), "its key is not that of its parts"),
         ("/parts/qemu/version", "2".into(), "its key is not that of its parts"),
