@@ -6,7 +6,14 @@ mod internet;
 mod life;
 mod packages;
 mod ports;
+#[path = "../../../crates/remote/tests/suite/proxy.rs"]
+#[expect(dead_code, reason = "it breaks connections in more ways than are tried here")]
+mod proxy;
 mod refusals;
+#[path = "../../../crates/remote/tests/suite/server.rs"]
+#[expect(dead_code, reason = "it has more to be asked than is asked here")]
+mod server;
+mod shared;
 mod site;
 mod tools;
 

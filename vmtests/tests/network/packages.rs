@@ -13,17 +13,17 @@ use vmtests::{World, processes, stderr, stdout};
 use crate::{internet::Internet, site};
 
 /// A host with an index that this test has, and an empty store of layers.
-struct Shop {
-    world: World,
-    internet: Internet,
+pub(crate) struct Shop {
+    pub(crate) world: World,
+    pub(crate) internet: Internet,
     site: PathBuf,
     layers: tempfile::TempDir,
-    authority: PathBuf,
+    pub(crate) authority: PathBuf,
 }
 
 impl Shop {
     /// The index is at `good.example`, and only it says that its files are at `files.other.example`.
-    fn open(parts: usize) -> Self {
+    pub(crate) fn open(parts: usize) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let site = dir.path().to_owned();
         site::make(&site, "other.example");
@@ -64,7 +64,7 @@ impl Shop {
     }
 
     /// How often a package of Python was installed: each time its index is asked where its files are, and then for its versions.
-    fn installations(&self, name: &str) -> usize {
+    pub(crate) fn installations(&self, name: &str) -> usize {
         let asked = self.asked(&format!("/simple/{name}/"));
         assert_eq!(asked % 2, 0, "an installation was broken off");
         asked / 2
