@@ -46,6 +46,8 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
     native["network_exceptions"] = [str(network) for network in config.network_exceptions]
     native["resolvers"] = None if config.resolvers is None else list(config.resolvers)
     native["registries"] = [(language.value, list(hosts)) for language, hosts in config.registries.items()]
+    native["package_indexes"] = [(language.value, url) for language, url in config.package_indexes.items()]
+    native["package_ca"] = config.package_ca
     return native
 
 
@@ -79,4 +81,6 @@ def _defaults() -> _native.Config:
         "network_exceptions": [],
         "resolvers": None,
         "registries": [],
+        "package_indexes": [],
+        "package_ca": None,
     }

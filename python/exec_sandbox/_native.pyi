@@ -30,6 +30,8 @@ class Config(TypedDict):
     network_exceptions: list[str]
     resolvers: list[str] | None
     registries: list[tuple[str, list[str]]]
+    package_indexes: list[tuple[str, str]]
+    package_ca: PathLike[str] | None
 
 class Network(TypedDict):
     """What of the network a VM reaches, and which of its ports are reached."""
@@ -65,6 +67,7 @@ class Outcome(TypedDict):
     vm_id: str
     origin: str
     admission: float
+    packages: float | None
     prepare: float
     spawn: float
     guest_wait: float

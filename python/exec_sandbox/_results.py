@@ -19,13 +19,15 @@ READY = "ready"
 
 def of_run(outcome: _native.Outcome) -> ExecutionResult:
     """The result of a program in a VM of its own."""
+    setup = (outcome["packages"] or 0.0) + outcome["prepare"] + (outcome["gateway_start"] or 0.0)
     spawn, guest_wait, is_restored = outcome["spawn"], outcome["guest_wait"], outcome["origin"] in RESTORED
     timing = TimingBreakdown(
-        setup_ms=_ms(outcome["prepare"]),
+        setup_ms=_ms(setup),
         boot_ms=_ms(spawn + guest_wait),
         execute_ms=_ms(outcome["execute"]),
         total_ms=_ms(outcome["total"]),
         admission_ms=_ms(outcome["admission"]),
+        packages_ms=_optional_ms(outcome["packages"]),
         gvproxy_start_ms=_optional_ms(outcome["gateway_start"]),
         qemu_fork_ms=_ms(spawn),
         l1_restore_ms=_ms(guest_wait) if is_restored else None,

@@ -92,10 +92,18 @@ async def heard(start: Callable[[_native.OutputStream | None], Awaitable[_Result
     result = start(stream)
     hearing = asyncio.ensure_future(forward(stream, listeners))
     try:
-        return await result
-    finally:
+        outcome = await result
+    except asyncio.CancelledError:
+        # What installs packages goes on without its caller, and nobody listens to it any more.
+        hearing.cancel()
+        await asyncio.wait({hearing})
+        raise
+    except BaseException:
         # Whatever became of the call, nobody writes to its stream any more, so this ends.
         await hearing
+        raise
+    await hearing
+    return outcome
 
 
 def _checked(name: str, callback: object) -> Callback:

@@ -75,7 +75,7 @@ class SchedulerConfig(BaseModel):
         default=constants.DEFAULT_HOST_CPU_RESERVE_CORES, description="Cores of the host that VMs never get."
     )
     enable_package_validation: bool = Field(
-        default=True, description="Whether packages must be in the list of those that may be installed."
+        default=True, description="Whether packages must be among those that are used most, by name."
     )
     auto_download_assets: bool = Field(default=True, description="Whether a missing image is downloaded.")
     assets_url: str | None = Field(
@@ -92,7 +92,15 @@ class SchedulerConfig(BaseModel):
         default_factory=dict,
         description="Hosts that a language's packages come from; of others $EXEC_SANDBOX_REGISTRIES, else the image's.",
     )
+    package_indexes: dict[Language, str] = Field(
+        default_factory=dict,
+        description="HTTPS indexes that a language's packages come from; of others the environment's, else the image's.",
+    )
+    package_ca: Path | None = Field(
+        default=None,
+        description="Certificates, in PEM, that indexes are known by; None: the environment's, else this host's.",
+    )
 
     def __hash__(self) -> int:
-        """Of all fields but the one that has no hash."""
-        return hash(tuple(value for name, value in self if name != "registries"))
+        """Of all fields but those that have no hash."""
+        return hash(tuple(value for name, value in self if name not in {"registries", "package_indexes"}))

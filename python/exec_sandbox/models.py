@@ -67,6 +67,7 @@ class TimingBreakdown(BaseModel):
     connect_ms: int | None = Field(default=None, description="Connecting to the agent.")
     l1_restore_ms: int | None = Field(default=None, description="Of boot, if a snapshot was restored: that.")
     teardown_ms: int | None = Field(default=None, description="Until the VM was confirmed dead.")
+    packages_ms: int | None = Field(default=None, description="Of setup: finding packages, or installing them.")
     overlay_ms: int | None = Field(default=None, description="Of setup: the disk.")
     qemu_cmd_build_ms: int | None = Field(default=None, description="Of setup: QEMU's arguments.")
     gvproxy_start_ms: int | None = Field(default=None, description="Of setup: the network gateway.")

@@ -95,7 +95,7 @@ class Scheduler:
         Args:
             code: The source, at most 1,048,576 characters.
             language: `python`, `javascript` (TypeScript too) or `raw` (a shell).
-            packages: What is installed before, each pinned.
+            packages: What is installed, each pinned to one version; see docs/packages.md.
             timeout_seconds: Time of the program: 1 to 300 s. None: the configuration's.
             memory_mb: Memory of the VM in MiB, at least 128. None: the configuration's.
             allow_network: Whether the program reaches the network.
@@ -104,11 +104,12 @@ class Scheduler:
             env_vars: Environment variables, at most 100.
             on_stdout: Called with what the program writes, as it arrives, on the event loop's thread.
             on_stderr: The same for its standard error.
-            on_boot_log: The same for what the guest's kernel says. It slows the boot.
+            on_boot_log: The same for what an installer of packages and the guest's kernel say. It slows the boot.
 
         Raises:
             ValueError, InputValidationError, VmConfigError, PackageNotAllowedError: the request is wrong; nothing was tried.
             TransientError: the code did not run; the same request may be sent again.
+            PackageInstallPermanentError: the packages cannot be installed; the code did not run.
             CommunicationOutcomeUnknownError: the VM was lost while the code may have run.
             OutputLimitError: it wrote more than is kept; what came before was streamed.
 

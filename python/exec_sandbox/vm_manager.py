@@ -66,6 +66,7 @@ class VmManager:
         allow_network: bool = False,
         allowed_domains: Sequence[str] | None = None,
         *,
+        packages: Sequence[str] | None = None,
         expose_ports: Sequence[PortMapping | ExposedPort | int] | None = None,
     ) -> QemuVM:
         """Boots a VM, which lives until it is destroyed or the manager stops.
@@ -77,10 +78,13 @@ class VmManager:
             memory_mb: Memory in MiB, at least 128. None: 192.
             allow_network: Whether it reaches the network.
             allowed_domains: Which domains; see `Scheduler.run`.
+            packages: What is installed in it, each pinned; see `Scheduler.run`.
             expose_ports: Ports of the guest that the host reaches.
 
         Raises:
             ValueError, VmConfigError: a value is wrong; nothing was tried.
+            PackageNotAllowedError: a package is none that may be installed.
+            PackageInstallPermanentError: packages cannot be installed.
             TransientError: there is no room, or the VM did not come up; it may be tried again.
 
         """
@@ -89,6 +93,7 @@ class VmManager:
         spec = _requests.vm(
             language=language,
             memory_mb=memory_mb,
+            packages=packages,
             allow_network=allow_network,
             allowed_domains=allowed_domains,
             expose_ports=expose_ports,

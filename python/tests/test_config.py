@@ -37,6 +37,8 @@ DEFAULTS: dict[str, Any] = {
     "network_exceptions": (),
     "resolvers": None,
     "registries": {},
+    "package_indexes": {},
+    "package_ca": None,
 }
 
 # Least and most; None is no bound.
@@ -111,10 +113,16 @@ def test_what_leads_to_the_network_is_text_that_is_checked() -> None:
         network_exceptions=["10.0.0.0/8", "192.0.2.1", "fd00::/8"],
         resolvers=["192.0.2.1", "[2001:db8::1]:5353"],
         registries={"python": ["packages.example"]},
+        package_indexes={"python": "https://mirror.example/simple/"},
+        package_ca="/etc/ca.pem",
     )
     assert [str(network) for network in config.network_exceptions] == ["10.0.0.0/8", "192.0.2.1/32", "fd00::/8"]
     assert config.resolvers == ("192.0.2.1:53", "[2001:db8::1]:5353")
     assert config.registries == {Language.PYTHON: ("packages.example",)}
+    assert config.package_indexes == {Language.PYTHON: "https://mirror.example/simple/"}
+    native = _config.of_scheduler(config)
+    assert native["package_indexes"] == [("python", "https://mirror.example/simple/")]
+    assert native["package_ca"] == Path("/etc/ca.pem")
     assert hash(config) == hash(config.model_copy())
 
 
@@ -125,6 +133,8 @@ def test_what_leads_to_the_network_is_text_that_is_checked() -> None:
         ("network_exceptions", ["example.com"]),
         ("resolvers", ["dns.example"]),
         ("registries", {"cobol": ["packages.example"]}),
+        ("package_indexes", {"cobol": "https://mirror.example/"}),
+        ("package_indexes", ["https://mirror.example/"]),
     ],
 )
 def test_what_leads_nowhere_is_refused(name: str, value: object) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from exec_sandbox import exceptions
+from exec_sandbox import _errors, exceptions
 from exec_sandbox.exceptions import (
     AssetError,
     CommunicationError,
@@ -147,3 +147,38 @@ def test_attributes_are_what_was_given() -> None:
     agent = GuestAgentError("m", {"vm_id": "vm-1"})
     assert agent.response == {"vm_id": "vm-1"}
     assert agent.context == {"vm_id": "vm-1", "response": {"vm_id": "vm-1"}}
+
+
+# Of an error of the Rust half: its class, and whether the same may be tried again.
+KINDS: dict[str, tuple[type[BaseException], bool]] = {
+    "package_not_allowed": (exceptions.PackageNotAllowedError, False),
+    "package_install": (exceptions.PackageInstallPermanentError, False),
+    "package_install_transient": (exceptions.PackageInstallTransientError, True),
+    "capacity": (exceptions.VmCapacityError, True),
+    "boot_timeout": (exceptions.VmBootTimeoutError, True),
+    "vm": (exceptions.VmTransientError, True),
+    "gateway": (exceptions.VmGvproxyError, True),
+    "outcome_unknown": (exceptions.CommunicationOutcomeUnknownError, False),
+}
+
+
+@pytest.mark.parametrize(("kind", "expected"), KINDS.items())
+def test_a_kind_has_its_class_its_reason_and_its_remedy(kind: str, expected: tuple[type[BaseException], bool]) -> None:
+    error = _errors.from_native(
+        kind=kind,
+        message="installing packages",
+        remedy="look at the name",
+        vm_id=None,
+        operation="run",
+        causes=[(None, "x was not found")],
+    )
+    assert (type(error), isinstance(error, TransientError)) == expected
+    assert str(error) == "installing packages: x was not found (look at the name)"
+    assert isinstance(error, SandboxError)
+    assert error.context == {
+        "kind": kind,
+        "operation": "run",
+        "remedy": "look at the name",
+        "reason": "x was not found",
+    }
+    assert str(error.__cause__) == "x was not found"

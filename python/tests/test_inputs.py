@@ -12,10 +12,13 @@ from exec_sandbox import (
     InputValidationError,
     PackageNotAllowedError,
     Scheduler,
+    SchedulerConfig,
     VmCapacityError,
     VmConfigError,
     VmPermanentError,
 )
+from exec_sandbox.settings import Settings
+from exec_sandbox.vm_manager import VmManager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +67,9 @@ _OF_A_VM: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"packages": ["reqeusts==2.32.3"]}, PackageNotAllowedError, "did you mean requests"),
     ({"packages": [f"p{n}==1" for n in range(51)]}, PackageNotAllowedError, "50"),
     ({"packages": ["coreutils==9"], "language": "raw"}, PackageNotAllowedError, "raw"),
+    ({"packages": ["requests==2.32.3", "requests==2.32.2"]}, PackageNotAllowedError, "two of the same"),
+    ({"packages": ["lodash@4.17"], "language": "javascript"}, PackageNotAllowedError, "not pinned"),
+    ({"packages": ["git+https://a.example/x"]}, PackageNotAllowedError, "not pinned"),
     ({"packages": "requests==2"}, TypeError, "packages must be a list"),
     ({"expose_ports": list(range(2000, 2011))}, ValueError, "Too many exposed ports"),
     ({"expose_ports": [0]}, ValueError, "port"),
@@ -93,16 +99,42 @@ async def test_a_session_is_refused(
     assert says.lower() in str(raised.value).lower()
 
 
+@pytest.mark.parametrize(("change", "kind", "says"), [row for row in _OF_A_VM if "packages" in row[0]])
+async def test_a_vm_of_a_managers_is_refused_the_same_packages(
+    change: dict[str, Any], kind: type[Exception], says: str
+) -> None:
+    async with VmManager(Settings()) as manager:
+        with pytest.raises(kind) as raised:
+            await manager.create_vm(**{"language": "python", "tenant_id": "t", "task_id": "t", **change})
+    assert says.lower() in str(raised.value).lower()
+
+
+async def test_a_name_that_few_use_is_refused_unless_that_is_turned_off() -> None:
+    request: dict[str, Any] = {
+        "code": "print(1)",
+        "language": "python",
+        "packages": ["reqeusts==2.32.3", "reqeusts==2.32.2"],
+    }
+    async with Scheduler() as scheduler:
+        with pytest.raises(PackageNotAllowedError, match="enable_package_validation"):
+            await scheduler.run(**request)
+    # Then it is refused for what comes next.
+    async with Scheduler(SchedulerConfig(enable_package_validation=False)) as scheduler:
+        with pytest.raises(PackageNotAllowedError, match="two of the same"):
+            await scheduler.run(**request)
+
+
+async def test_an_index_that_no_guest_reaches_is_refused_at_the_start_without_its_password() -> None:
+    config = SchedulerConfig(package_indexes={"python": "http://user:secret@mirror.example/"})
+    with pytest.raises(VmConfigError, match="is not HTTPS") as raised:
+        await Scheduler(config).__aenter__()
+    assert "secret" not in str(raised.value)
+
+
 @pytest.mark.parametrize("seconds", [-1, 9, 3601])
 async def test_an_idle_timeout_has_its_range(scheduler: Scheduler, seconds: int) -> None:
     with pytest.raises(ValueError, match="between 10 and 3600"):
         await scheduler.session(language="raw", idle_timeout_seconds=seconds)
-
-
-async def test_what_this_version_cannot_do_is_refused_by_name(scheduler: Scheduler) -> None:
-    with pytest.raises(VmConfigError) as raised:
-        await scheduler.run("print(1)", language="python", packages=["six==1.16.0"])
-    assert raised.value.context["kind"] == "unsupported"
 
 
 @pytest.mark.vm

@@ -27,6 +27,7 @@ OPTIONAL_TIMES = {
     "overlay_ms",
     "qemu_cmd_build_ms",
     "gvproxy_start_ms",
+    "packages_ms",
     "qemu_fork_ms",
     "guest_wait_ms",
 }

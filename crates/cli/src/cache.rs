@@ -104,15 +104,14 @@ fn told(args: &KeysArgs, work: impl FnOnce(&[String]) -> Result<Vec<Entry>, Erro
 }
 
 fn page(collected: &Collected, dry_run: bool) -> String {
-    let (removed, would) = if dry_run { ("would remove", " would be") } else { ("removed", " is") };
+    let (removed, freed) = if dry_run { ("would remove", "Would free") } else { ("removed", "Freed") };
     let mut page = String::new();
     for entry in &collected.removed {
         let (kind, key, what) = (entry.kind.name(), shown(entry), what(entry));
         let _ = writeln!(page, "{removed} {kind} {key}, {}: {}", bytes(entry.bytes), cell(Some(&what)));
     }
     let Collected { removed_bytes, kept, kept_bytes, .. } = collected;
-    let _ =
-        writeln!(page, "{} of the disk{would} free; {kept} are kept, {}.", bytes(*removed_bytes), bytes(*kept_bytes));
+    let _ = writeln!(page, "{freed} {}; {kept} are kept, {}.", bytes(*removed_bytes), bytes(*kept_bytes));
     page
 }
 

@@ -35,6 +35,9 @@ pub(crate) struct Config {
     resolvers: Option<Vec<String>>,
     /// The hosts of each language of which they are named.
     registries: Vec<(String, Vec<String>)>,
+    /// The index of each language of which it is named.
+    package_indexes: Vec<(String, String)>,
+    package_ca: Option<PathBuf>,
 }
 
 /// A VM.
@@ -79,10 +82,13 @@ impl Config {
     pub(crate) fn into_request(self) -> PyResult<SchedulerConfig> {
         let default = SchedulerConfig::default();
         let registries = self.registries.into_iter().map(|(name, hosts)| Ok((language(&name)?, hosts)));
+        let indexes = self.package_indexes.into_iter().map(|(name, url)| Ok((language(&name)?, url)));
         Ok(SchedulerConfig {
             network_exceptions: read_each(&self.network_exceptions, |range| range.parse::<Cidr>())?,
             resolvers: self.resolvers.map(|resolvers| read_each(&resolvers, parse_resolver)).transpose()?,
             registries: registries.collect::<PyResult<_>>()?,
+            package_indexes: indexes.collect::<PyResult<_>>()?,
+            package_ca: self.package_ca,
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
             warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
             package_validation: self.package_validation.unwrap_or(default.package_validation),
