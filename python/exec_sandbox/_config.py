@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import TYPE_CHECKING
 
@@ -13,23 +12,12 @@ if TYPE_CHECKING:
     from exec_sandbox.config import SchedulerConfig
     from exec_sandbox.settings import Settings
 
-_logger = logging.getLogger("exec_sandbox")
-
-# What changes how fast something is and never what it does, and is not there yet.
-_WITHOUT_EFFECT = {
-    "disk_snapshot_cache_dir": "there are no snapshots of disks yet",
-    "s3_bucket": "snapshots are not shared yet",
-}
-
 
 def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
-    """What a scheduler is started with. What was set and has no effect is said in the log."""
+    """What a scheduler is started with."""
     native = _defaults()
     if config is None:
         return native
-    for field, why in _WITHOUT_EFFECT.items():
-        if field in config.model_fields_set and getattr(config, field):
-            _logger.warning("SchedulerConfig.%s has no effect: %s", field, why)
     native["warm_pool_size"] = config.warm_pool_size
     native["package_validation"] = config.enable_package_validation
     native["default_memory_mib"] = config.default_memory_mb
@@ -37,6 +25,10 @@ def of_scheduler(config: SchedulerConfig | None) -> _native.Config:
     native["session_idle_timeout"] = config.session_idle_timeout_seconds
     native["images_dir"] = config.images_dir
     native["snapshot_dir"] = config.memory_snapshot_cache_dir
+    native["layer_dir"] = config.disk_snapshot_cache_dir
+    if config.s3_bucket is not None:
+        uploads = config.max_concurrent_s3_uploads
+        native["s3"] = (config.s3_bucket, config.s3_region, config.s3_prefix, uploads)
     native["assets_url"] = config.assets_url
     native["auto_download_assets"] = config.auto_download_assets
     native["host_memory_reserve_ratio"] = config.host_memory_reserve_ratio
@@ -83,4 +75,6 @@ def _defaults() -> _native.Config:
         "registries": [],
         "package_indexes": [],
         "package_ca": None,
+        "layer_dir": None,
+        "s3": None,
     }

@@ -32,6 +32,8 @@ class Config(TypedDict):
     registries: list[tuple[str, list[str]]]
     package_indexes: list[tuple[str, str]]
     package_ca: PathLike[str] | None
+    layer_dir: PathLike[str] | None
+    s3: tuple[str, str, str, int] | None
 
 class Network(TypedDict):
     """What of the network a VM reaches, and which of its ports are reached."""

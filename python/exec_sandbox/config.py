@@ -19,8 +19,8 @@ S3Uploads = Annotated[int, Field(ge=1, le=16)]
 
 
 def disk_snapshots() -> Path:
-    """Where snapshots of disks are kept unless something else is said."""
-    return get_cache_dir() / "disk-snapshots"
+    """Where installed packages are kept unless something else is said."""
+    return get_cache_dir() / "package-layers"
 
 
 def memory_snapshots() -> Path:
@@ -51,14 +51,14 @@ class SchedulerConfig(BaseModel):
     images_dir: Path | None = Field(
         default=None, description="Where images are; None: $EXEC_SANDBOX_IMAGES_DIR, else `images` in the cache."
     )
-    disk_snapshot_cache_dir: Path = Field(default_factory=disk_snapshots, description="Where disks are kept.")
+    disk_snapshot_cache_dir: Path = Field(default_factory=disk_snapshots, description="Where installed packages are kept.")
     memory_snapshot_cache_dir: Path = Field(
         default_factory=memory_snapshots, description="Where snapshots of memory are."
     )
-    s3_bucket: str | None = Field(default=None, description="The bucket that snapshots are shared in.")
+    s3_bucket: str | None = Field(default=None, description="The bucket that packages and snapshots are shared in.")
     s3_region: str = Field(default="us-east-1", description="The bucket's region.")
-    s3_prefix: str = Field(default="snapshots/", description="How the names of shared snapshots begin.")
-    max_concurrent_s3_uploads: S3Uploads = Field(default=4, description="Snapshots that are uploaded at once.")
+    s3_prefix: str = Field(default="snapshots/", description="How the names of shared objects begin.")
+    max_concurrent_s3_uploads: S3Uploads = Field(default=4, description="What is uploaded at once.")
     memory_overcommit_ratio: MemoryOvercommitRatio = Field(
         default=constants.DEFAULT_MEMORY_OVERCOMMIT_RATIO,
         description="How many times the host's memory is promised to VMs.",

@@ -20,13 +20,13 @@ class Settings(BaseSettings):
     base_images_dir: Path | None = Field(
         default=None, description="Where images are; None: $EXEC_SANDBOX_IMAGES_DIR, else `images` in the cache."
     )
-    disk_snapshot_cache_dir: Path = Field(default_factory=config.disk_snapshots, description="Where disks are kept.")
+    disk_snapshot_cache_dir: Path = Field(default_factory=config.disk_snapshots, description="Where installed packages are kept.")
     memory_snapshot_cache_dir: Path = Field(
         default_factory=config.memory_snapshots, description="Where snapshots of memory are."
     )
-    s3_bucket: str | None = Field(default=None, description="The bucket that snapshots are shared in.")
+    s3_bucket: str | None = Field(default=None, description="The bucket that packages and snapshots are shared in.")
     s3_region: str = Field(default="us-east-1", description="The bucket's region.")
-    max_concurrent_s3_uploads: config.S3Uploads = Field(default=4, description="Snapshots uploaded at once.")
+    max_concurrent_s3_uploads: config.S3Uploads = Field(default=4, description="What is uploaded at once.")
     memory_overcommit_ratio: config.MemoryOvercommitRatio = constants.DEFAULT_MEMORY_OVERCOMMIT_RATIO
     cpu_overcommit_ratio: config.CpuOvercommitRatio = constants.DEFAULT_CPU_OVERCOMMIT_RATIO
     host_memory_reserve_ratio: config.HostMemoryReserveRatio = constants.DEFAULT_HOST_MEMORY_RESERVE_RATIO

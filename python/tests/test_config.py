@@ -21,7 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "default_timeout_seconds": 30,
     "session_idle_timeout_seconds": 300,
     "images_dir": None,
-    "disk_snapshot_cache_dir": Path("/c/disk-snapshots"),
+    "disk_snapshot_cache_dir": Path("/c/package-layers"),
     "memory_snapshot_cache_dir": Path("/c/memory-snapshots"),
     "s3_bucket": None,
     "s3_region": "us-east-1",

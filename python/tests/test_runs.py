@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from exec_sandbox import ExecutionResult, Language, SandboxError, Scheduler, SchedulerConfig, VmBootTimeoutError
+from exec_sandbox import (
+    ExecutionResult,
+    Language,
+    SandboxError,
+    Scheduler,
+    SchedulerConfig,
+    VmBootTimeoutError,
+    VmConfigError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,11 +177,10 @@ async def test_a_scheduler_is_used_between_its_start_and_its_end() -> None:
         await scheduler.__aenter__()
 
 
-async def test_what_has_no_effect_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    async with Scheduler(SchedulerConfig(s3_bucket="snapshots")):
-        pass
-    assert "s3_bucket has no effect" in caplog.text
-    caplog.clear()
+async def test_a_bucket_that_can_be_none_is_told_at_the_start(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(VmConfigError, match="remote cache"):
+        async with Scheduler(SchedulerConfig(s3_bucket="no bucket")):
+            pass
     async with Scheduler(SchedulerConfig(s3_bucket=None, default_memory_mb=256)):
         pass
     assert caplog.text == ""

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 
 use exec_sandbox::{
     AccelRequest, Cidr, ExecRequest, Language, NetworkPolicy, Output, PortMapping, Protocol, RunRequest,
-    SchedulerConfig, SessionRequest, VmSpec, parse_resolver,
+    SchedulerConfig, SessionRequest, VmSpec, parse_resolver, remote,
 };
 use pyo3::{exceptions::PyValueError, prelude::*};
 use tokio::sync::mpsc;
@@ -38,6 +38,9 @@ pub(crate) struct Config {
     /// The index of each language of which it is named.
     package_indexes: Vec<(String, String)>,
     package_ca: Option<PathBuf>,
+    layer_dir: Option<PathBuf>,
+    /// Bucket, region, prefix, most uploads at once.
+    s3: Option<(String, String, String, u8)>,
 }
 
 /// A VM.
@@ -89,6 +92,8 @@ impl Config {
             registries: registries.collect::<PyResult<_>>()?,
             package_indexes: indexes.collect::<PyResult<_>>()?,
             package_ca: self.package_ca,
+            layer_dir: self.layer_dir,
+            remote_cache: self.s3.map(remote_cache),
             default_memory_mib: self.default_memory_mib.unwrap_or(default.default_memory_mib),
             warm_pool_size: self.warm_pool_size.unwrap_or(default.warm_pool_size),
             package_validation: self.package_validation.unwrap_or(default.package_validation),
@@ -108,6 +113,12 @@ impl Config {
             ..default
         })
     }
+}
+
+/// The bucket in which layers and snapshots are shared. Its endpoint and credentials are in the variables of AWS.
+fn remote_cache((name, region, prefix, uploads): (String, String, String, u8)) -> remote::Config {
+    let bucket = remote::Bucket { region: Some(region), prefix, ..remote::Bucket::new(name) };
+    remote::Config { uploads, ..remote::Config::new(remote::Place::Bucket(bucket)) }
 }
 
 impl Vm {

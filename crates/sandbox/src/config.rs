@@ -269,7 +269,7 @@ impl SchedulerConfig {
                 (None, None) => None,
             },
             cache_dir,
-            config: self,
+            config: Self { package_preload: self.package_preload && !environment.package_preload_is_off, ..self },
         })
     }
 
@@ -319,7 +319,8 @@ fn remote_cache(place: &str) -> Result<exec_sandbox_remote::Config, Error> {
     if path.starts_with('/') {
         return Ok(Config::new(Place::Directory(path.into())));
     }
-    let message = format!("reading EXEC_SANDBOX_REMOTE_CACHE: {place:?} is neither s3://bucket/prefix nor an absolute path");
+    let message =
+        format!("reading EXEC_SANDBOX_REMOTE_CACHE: {place:?} is neither s3://bucket/prefix nor an absolute path");
     Err(Error::new(ErrorKind::InvalidConfig, message).remedied_by("write s3://bucket/prefix/ or /a/directory"))
 }
 

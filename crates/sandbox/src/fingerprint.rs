@@ -36,6 +36,7 @@ fn of(settings: Settings) -> Result<String, Error> {
         .with("registries", format!("{:?}", settings.registries).as_bytes())
         .with("package_indexes", format!("{:?}", settings.indexes.urls()).as_bytes())
         .with("package_ca", &maybe(&settings.package_ca))
+        .with("remote_cache", format!("{:?}", settings.remote_cache).as_bytes())
         .with("images_dir", &place(&settings.images_dir))
         .with("cache_dir", &place(&settings.cache_dir))
         .with("snapshot_dir", &place(&settings.snapshot_dir))
@@ -58,6 +59,7 @@ fn typed(config: SchedulerConfig) -> SchedulerConfig {
         registries: none.registries,
         package_indexes: none.package_indexes,
         package_ca: None,
+        remote_cache: None,
         images_dir: None,
         cache_dir: None,
         snapshot_dir: None,

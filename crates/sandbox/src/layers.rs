@@ -210,7 +210,8 @@ impl Layers {
     async fn take(&self, draft: &Draft) -> Option<LayerManifest> {
         let (shared, name) = (self.shared.as_ref()?, entry_name(draft.parts().key()));
         let facts = shared.take(name, (&[store::LAYER], MAX_LAYER_BYTES), draft.dir()).await?;
-        let manifest = LayerManifest::from_json(facts.as_bytes()).ok().filter(|manifest| manifest.parts == *draft.parts());
+        let manifest =
+            LayerManifest::from_json(facts.as_bytes()).ok().filter(|manifest| manifest.parts == *draft.parts());
         let path = draft.path();
         let is_that = tokio::task::spawn_blocking(move || {
             let found = Digest::of_file(&path).ok();

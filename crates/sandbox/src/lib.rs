@@ -53,9 +53,9 @@ mod vm;
 
 pub use accel::{AccelRequest, UnknownAccelerator};
 pub use config::SchedulerConfig;
-pub use exec_sandbox_remote as remote;
 pub use error::{Error, ErrorKind};
 pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
+pub use exec_sandbox_remote as remote;
 pub use images::{ImageInfo, images};
 pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;

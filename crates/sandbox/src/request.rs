@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use wire::limits;
 
 pub(crate) use network::ValidNetwork;
-pub(crate) use packages::PackageSet;
 pub use network::{ExposedPort, NetworkPolicy, PortMapping, Protocol, UnknownProtocol};
+pub(crate) use packages::PackageSet;
 pub(crate) use spec::ValidVm;
 pub use spec::VmSpec;
 

@@ -83,7 +83,10 @@ impl SharedCache {
     pub(crate) async fn settle(&self) {
         let drained = self.remote.drain(DRAIN_PATIENCE).await;
         if !drained.given_up.is_empty() {
-            warn!(entries = drained.given_up.len(), "uploads to the remote cache were given up: another machine makes the same anew");
+            warn!(
+                entries = drained.given_up.len(),
+                "uploads to the remote cache were given up: another machine makes the same anew"
+            );
         }
     }
 }

@@ -47,7 +47,11 @@ impl Shop {
             package_indexes: [(Language::Python, index("simple")), (Language::JavaScript, index("npm"))].into(),
             package_ca: Some(self.authority.clone()),
             package_validation: false,
-            registries: [(Language::Python, vec!["good.example".into()]), (Language::JavaScript, vec!["good.example".into()])].into(),
+            registries: [
+                (Language::Python, vec!["good.example".into()]),
+                (Language::JavaScript, vec!["good.example".into()]),
+            ]
+            .into(),
             layer_dir: Some(self.store()),
             ..self.world.networked()
         }
@@ -160,7 +164,10 @@ async fn what_cannot_be_installed_is_told_in_the_installers_words_and_leaves_not
     };
     let (kind, text, remedy) = fails(&scheduler, "greeting==2.0").await;
     assert_eq!(kind, ErrorKind::PackageInstall, "{text}");
-    assert!(text.contains("installing greeting==2.0") && text.contains("greeting==2.0") && remedy.contains("versions"), "{text}");
+    assert!(
+        text.contains("installing greeting==2.0") && text.contains("greeting==2.0") && remedy.contains("versions"),
+        "{text}"
+    );
     let (kind, text, _) = fails(&scheduler, "nobodys==1.0").await;
     assert_eq!(kind, ErrorKind::PackageInstall, "{text}");
     assert!(text.contains("nobodys"), "{text}");
@@ -216,7 +223,9 @@ async fn two_processes_install_a_set_once() {
     // Their own schedulers, as two processes have: what is shared is the directory.
     let (one, other) = (shop.scheduler().await, shop.scheduler().await);
     let code = "import slow\nprint(slow.NAME)";
-    let run = async |scheduler: &Scheduler| run_with(scheduler, Language::Python, &["slow==1.0"], code).await.map(|outcome| stdout(&outcome));
+    let run = async |scheduler: &Scheduler| {
+        run_with(scheduler, Language::Python, &["slow==1.0"], code).await.map(|outcome| stdout(&outcome))
+    };
     let (first, second) = tokio::join!(run(&one), run(&other));
     for said in [first, second] {
         assert_eq!(said.unwrap_or_else(|error| panic!("{}", told(&error))), "slow\n");
@@ -245,7 +254,8 @@ async fn fifty_packages_are_one_layer_and_a_full_disk_is_told_with_what_helps() 
     let shop = Shop::open(50);
     let names: Vec<String> = (0..50).map(|n| format!("part{n}==1.0")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let code = "import importlib\nprint(sum(importlib.import_module(f'part{n}').NAME == f'part{n}' for n in range(50)))";
+    let code =
+        "import importlib\nprint(sum(importlib.import_module(f'part{n}').NAME == f'part{n}' for n in range(50)))";
     let full = Full::mounted_at(&shop.store());
     let scheduler = shop.scheduler().await;
     let error = run_with(&scheduler, Language::Python, &names[..1], code).await.expect_err("there is no room");

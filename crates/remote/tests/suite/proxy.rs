@@ -55,8 +55,8 @@ struct Rules {
 
 impl Proxy {
     pub(crate) async fn start(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a test has what it needs");
+        let address = listener.local_addr().expect("a test has what it needs");
         let (mode, watching) = watch::channel(Mode::Pass);
         let (connections, passed) = (Arc::default(), Arc::default());
         let rules = Rules { mode: watching, passed: Arc::clone(&passed) };

@@ -52,17 +52,17 @@ impl S3Access for Rights {
 
 impl Server {
     pub(crate) async fn start() -> Self {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let root = tempfile::tempdir().expect("a test has what it needs");
+        std::fs::create_dir(root.path().join(BUCKET)).expect("a test has what it needs");
         let mut auth = SimpleAuth::new();
         for key in [ACCESS_KEY, READER] {
             auth.register(key.into(), SECRET.into());
         }
-        let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).unwrap());
+        let mut builder = S3ServiceBuilder::new(FileSystem::new(root.path()).expect("a test has what it needs"));
         builder.set_auth(auth);
         builder.set_access(Rights);
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a test has what it needs");
+        let address = listener.local_addr().expect("a test has what it needs");
         let mut tasks = JoinSet::new();
         tasks.spawn(serve(listener, builder.build()));
         Self { root, address, _tasks: tasks }

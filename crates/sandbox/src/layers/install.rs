@@ -145,7 +145,12 @@ impl Installation<'_> {
     }
 
     /// Runs a script, and again after a while if what it met may have passed.
-    async fn try_until_it_stays(&self, vm: &QemuVm, script: &str, env: Vec<(&'static str, String)>) -> Result<Ran, Failure> {
+    async fn try_until_it_stays(
+        &self,
+        vm: &QemuVm,
+        script: &str,
+        env: Vec<(&'static str, String)>,
+    ) -> Result<Ran, Failure> {
         let mut pauses = PAUSES.into_iter();
         loop {
             let ran = execute(vm, script, env.clone(), self.progress.clone()).await?;
@@ -157,7 +162,12 @@ impl Installation<'_> {
                 }
                 None => {
                     let refused = vm.traffic().await.map(|traffic| traffic.refusals);
-                    let met: Vec<&str> = refused.iter().flat_map(|all| all.iter()).filter(|(_, count)| *count > 0).map(|(name, _)| name).collect();
+                    let met: Vec<&str> = refused
+                        .iter()
+                        .flat_map(|all| all.iter())
+                        .filter(|(_, count)| *count > 0)
+                        .map(|(name, _)| name)
+                        .collect();
                     return Err(self.failure(refusal, &met.join(", ")));
                 }
             }
@@ -189,7 +199,8 @@ impl Installation<'_> {
             "the index or its files are at a host that is not known: name it with the others in EXEC_SANDBOX_REGISTRIES",
         );
         let message = format!("installing {}", self.set.requirements().join(" "));
-        let cause = if met.is_empty() { refusal.said } else { format!("{} (its network refused: {met})", refusal.said) };
+        let cause =
+            if met.is_empty() { refusal.said } else { format!("{} (its network refused: {met})", refusal.said) };
         Failure { kind, message, remedy: refusal.remedy.or(blocked).map(str::to_owned), cause: Some(cause) }
     }
 }
@@ -214,7 +225,8 @@ async fn execute(
     let variable = |(name, value): (&str, String)| wire::EnvVar { name: name.into(), value: value.into() };
     let env = env.into_iter().map(variable).collect();
     let program = wire::Program { code: script.into(), env };
-    let request = ValidExec { language: Language::Raw, timeout: MAX_EXEC_TIMEOUT, program, is_last: false, is_rehearsal: false };
+    let request =
+        ValidExec { language: Language::Raw, timeout: MAX_EXEC_TIMEOUT, program, is_last: false, is_rehearsal: false };
     let (sender, receiver) = mpsc::channel(16);
     let (executed, ()) = tokio::join!(vm.run(request, Some(sender)), pass_on(receiver, progress));
     let ran = executed?.ran;

@@ -51,7 +51,8 @@ const PASSES: [&str; 28] = [
     "- 504",
 ];
 
-const TOO_LARGE: &str = "ask for fewer packages, or give the machine that installs them more memory: package_install_memory_mib";
+const TOO_LARGE: &str =
+    "ask for fewer packages, or give the machine that installs them more memory: package_install_memory_mib";
 
 /// What stays, and what to do about it. Looked for first: an error of the network may be among what was said before.
 const STAYS: [(&str, Option<&str>); 16] = [
@@ -77,14 +78,18 @@ const STAYS: [(&str, Option<&str>); 16] = [
 const UNKNOWN_CERTIFICATE: [&str; 5] =
     ["unknownissuer", "invalid peer certificate", "self-signed certificate", "unable to get local issuer", "cert_"];
 
-const NAME_AUTHORITY: &str = "name the file of the certificates that your registry is known by in EXEC_SANDBOX_PACKAGE_CA";
+const NAME_AUTHORITY: &str =
+    "name the file of the certificates that your registry is known by in EXEC_SANDBOX_PACKAGE_CA";
+
+/// How a line begins that uv says at every start.
+const CHATTER: &str = "Using CPython";
 
 /// What it means that an installer ended with `code` after it had said `said`.
 pub(super) fn judge(code: i32, said: &str) -> Refusal {
     let text = said.to_lowercase();
     let has = |word: &&str| text.contains(*word);
     let said = tail(said);
-    if UNKNOWN_CERTIFICATE.iter().any(|word| has(word)) {
+    if UNKNOWN_CERTIFICATE.iter().any(&has) {
         return Refusal { is_transient: false, remedy: Some(NAME_AUTHORITY), said };
     }
     // Killed for memory, by the guest's kernel.
@@ -94,7 +99,7 @@ pub(super) fn judge(code: i32, said: &str) -> Refusal {
     if let Some((_, remedy)) = STAYS.iter().find(|(word, _)| has(word)) {
         return Refusal { is_transient: false, remedy: *remedy, said };
     }
-    Refusal { is_transient: PASSES.iter().any(|word| has(word)), remedy: None, said }
+    Refusal { is_transient: PASSES.iter().any(has), remedy: None, said }
 }
 
 /// What it means that an installer was not done in time.
@@ -106,7 +111,8 @@ pub(super) fn too_slow(said: &str) -> Refusal {
 
 /// The end of a text, without what steers a terminal.
 fn tail(text: &str) -> String {
-    let clean: Vec<char> = text.trim().chars().filter(|c| !c.is_control() || *c == '\n').collect();
+    let lines: Vec<&str> = text.trim().lines().filter(|line| !line.starts_with(CHATTER)).collect();
+    let clean: Vec<char> = lines.join("\n").chars().filter(|c| !c.is_control() || *c == '\n').collect();
     clean[clean.len().saturating_sub(MAX_SAID_CHARS)..].iter().collect()
 }
 
@@ -141,7 +147,10 @@ mod tests {
             assert!(!refusal.is_transient && refusal.remedy.is_some(), "{said}");
         }
         assert_eq!(judge(137, "").remedy, Some(TOO_LARGE));
-        assert_eq!(judge(2, "error: error sending request: invalid peer certificate: UnknownIssuer").remedy, Some(NAME_AUTHORITY));
+        assert_eq!(
+            judge(2, "error: error sending request: invalid peer certificate: UnknownIssuer").remedy,
+            Some(NAME_AUTHORITY)
+        );
     }
 
     #[test]

@@ -88,7 +88,16 @@ impl VmSpec {
         let packages = PackageSet::of(language, &packages, config.package_validation)?;
         let network = ValidNetwork::of((network, expose), language, config, registries)?;
         let preloads = config.package_preload && packages.is_some();
-        Ok(ValidVm { tenant_id, task_id, packages, preloads, network, boot_log, progress, ..ValidVm::plain(language, memory_mib) })
+        Ok(ValidVm {
+            tenant_id,
+            task_id,
+            packages,
+            preloads,
+            network,
+            boot_log,
+            progress,
+            ..ValidVm::plain(language, memory_mib)
+        })
     }
 }
 

@@ -76,7 +76,16 @@ impl Draft {
         let memories = store.memories_dir();
         memories::create(&memories).map_err(StoreError::io("create", &memories))?;
         memories::add(&memories, &ram_path, &ram).map_err(StoreError::io("name a memory in", &memories))?;
-        Ok(Self { store: store.clone(), parts: parts.clone(), key, dir: made.keep(), ram, state, is_taken: false, lock })
+        Ok(Self {
+            store: store.clone(),
+            parts: parts.clone(),
+            key,
+            dir: made.keep(),
+            ram,
+            state,
+            is_taken: false,
+            lock,
+        })
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -103,15 +112,8 @@ impl Draft {
         tempfile::Builder::new().prefix("incoming").permissions(Permissions::from_mode(0o700)).tempdir_in(&self.dir)
     }
 
-    /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure it is as it was.
-    pub(crate) fn adopt(mut self, from: &Path, facts: &[u8]) -> Result<(Self, Arc<Template>), (Self, Box<dyn Error + Send + Sync>)> {
-        match self.put(from, facts) {
-            Ok(template) => Ok((self, template)),
-            Err(error) => Err((self, error)),
-        }
-    }
-
-    fn put(&mut self, from: &Path, facts: &[u8]) -> Result<Arc<Template>, Box<dyn Error + Send + Sync>> {
+    /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure these are as they were.
+    pub(crate) fn adopt(&mut self, from: &Path, facts: &[u8]) -> Result<Arc<Template>, Box<dyn Error + Send + Sync>> {
         if serde_json::from_slice::<Parts>(facts)? != self.parts {
             return Err("it is of another kind".into());
         }

@@ -175,16 +175,22 @@ impl Shelf {
 
     /// Takes what another machine has saved into `draft`, unless a snapshot of this kind was of no use a while ago.
     async fn take(&self, draft: Draft) -> Taken {
-        let (Some(shared), false) = (&self.shared, self.was_condemned(draft.key())) else { return Taken::Nothing(draft) };
+        let (Some(shared), false) = (&self.shared, self.was_condemned(draft.key())) else {
+            return Taken::Nothing(draft);
+        };
         let Ok(incoming) = draft.incoming() else { return Taken::Nothing(draft) };
         let files = (&[RAM, STATE][..], draft.most_bytes());
         let Some(facts) = shared.take(entry_name(draft.key()), files, incoming.path()).await else {
             return Taken::Nothing(draft);
         };
-        let adopted = tokio::task::spawn_blocking(move || draft.adopt(incoming.path(), facts.as_bytes())).await;
-        match adopted {
-            Ok(Ok((draft, template))) => Taken::Whole(draft, template),
-            Ok(Err((draft, error))) => {
+        let mut draft = draft;
+        let adopting = tokio::task::spawn_blocking(move || {
+            let adopted = draft.adopt(incoming.path(), facts.as_bytes());
+            (draft, adopted)
+        });
+        match adopting.await {
+            Ok((draft, Ok(template))) => Taken::Whole(draft, template),
+            Ok((draft, Err(error))) => {
                 warn!(error = &*error, "a snapshot of the remote cache is not used");
                 Taken::Nothing(draft)
             }

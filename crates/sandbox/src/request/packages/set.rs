@@ -27,7 +27,9 @@ impl PackageSet {
             if let [one, other] = pair
                 && name(language, one) == name(language, other)
             {
-                return Err(refused(format!("Packages {one:?} and {other:?} are two of the same: ask for one of them")));
+                return Err(refused(format!(
+                    "Packages {one:?} and {other:?} are two of the same: ask for one of them"
+                )));
             }
         }
         Ok((!requirements.is_empty()).then_some(Self { language, requirements }))
@@ -87,8 +89,10 @@ mod tests {
     #[test]
     fn those_who_mean_the_same_packages_have_the_same_set() {
         let one = requirements(Language::Python, &["Zope.Interface==6.4", "uvicorn[standard,H11]==0.30.1"]);
-        let other =
-            requirements(Language::Python, &["uvicorn[h11,standard,h11]==0.30.1", "zope_interface==6.4", "ZOPE-interface==6.4"]);
+        let other = requirements(
+            Language::Python,
+            &["uvicorn[h11,standard,h11]==0.30.1", "zope_interface==6.4", "ZOPE-interface==6.4"],
+        );
         assert_eq!(one, other);
         assert_eq!(one, ["uvicorn[h11,standard]==0.30.1", "zope-interface==6.4"]);
         let one = requirements(Language::JavaScript, &["lodash@4.17.21", "@types/node@22.5.0", "lodash@4.17.21"]);
