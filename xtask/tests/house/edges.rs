@@ -20,7 +20,16 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
     ("exec-sandbox-gateway", &[]),
     ("exec-sandbox-remote", &[]),
     ("exec-sandbox-guest", &["exec-sandbox-wire"]),
-    ("exec-sandbox", &["exec-sandbox-wire", "exec-sandbox-qemu", "exec-sandbox-image", "exec-sandbox-gateway"]),
+    (
+        "exec-sandbox",
+        &[
+            "exec-sandbox-wire",
+            "exec-sandbox-qemu",
+            "exec-sandbox-image",
+            "exec-sandbox-remote",
+            "exec-sandbox-gateway",
+        ],
+    ),
     ("exec-sandbox-cli", &["exec-sandbox"]),
     ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
