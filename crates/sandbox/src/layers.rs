@@ -54,6 +54,9 @@ const LOOK: Duration = Duration::from_millis(200);
 /// Largest layer: what can be taken out of the machine that makes it.
 const MAX_LAYER_BYTES: u64 = MAX_FILE_BYTES;
 
+/// Layers that are in hand at once, each an open file, which keeps the disk's room also of one that was removed.
+const MOST_IN_HAND: usize = 64;
+
 /// Machines that are lost while they install, before it is believed that they always will be.
 const MOST_LOST: u32 = 2;
 
@@ -177,7 +180,10 @@ impl Layers {
         {
             let mut places = self.places();
             match &made {
-                Ok(layer) => drop(places.insert(key, Place::There(Arc::clone(layer)))),
+                Ok(layer) => {
+                    make_place(&mut places);
+                    places.insert(key, Place::There(Arc::clone(layer)));
+                }
                 Err(_) => drop(places.remove(&key)),
             }
         }
@@ -276,6 +282,15 @@ impl Layers {
 
     fn places(&self) -> MutexGuard<'_, HashMap<LayerKey, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets one go that is in hand, if there are as many as there may be. It is found again in the store.
+fn make_place(places: &mut HashMap<LayerKey, Place>) {
+    let mut there = places.iter().filter(|(_, place)| matches!(place, Place::There(_))).map(|(key, _)| *key);
+    let any = there.next();
+    if let Some(key) = any.filter(|_| there.count() + 1 >= MOST_IN_HAND) {
+        places.remove(&key);
     }
 }
 
