@@ -20,7 +20,9 @@ class Settings(BaseSettings):
     base_images_dir: Path | None = Field(
         default=None, description="Where images are; None: $EXEC_SANDBOX_IMAGES_DIR, else `images` in the cache."
     )
-    disk_snapshot_cache_dir: Path = Field(default_factory=config.disk_snapshots, description="Where installed packages are kept.")
+    disk_snapshot_cache_dir: Path = Field(
+        default_factory=config.disk_snapshots, description="Where installed packages are kept."
+    )
     memory_snapshot_cache_dir: Path = Field(
         default_factory=config.memory_snapshots, description="Where snapshots of memory are."
     )

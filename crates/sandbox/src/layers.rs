@@ -352,6 +352,10 @@ impl From<Error> for Failure {
                 let message = "installing packages: what was installed could not be taken out".into();
                 Self { kind: ErrorKind::PackageInstall, message, remedy, cause: Some(cause) }
             }
+            ErrorKind::Capacity => {
+                let less = "give the machine that installs packages less memory: package_install_memory_mib".to_owned();
+                Self { kind: ErrorKind::Capacity, message: error.to_string(), remedy: Some(less), cause }
+            }
             kind => Self { kind, message: error.to_string(), remedy, cause },
         }
     }

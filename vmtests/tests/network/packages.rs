@@ -137,6 +137,19 @@ async fn a_set_is_installed_once_and_every_later_vm_finds_it() {
 }
 
 #[tokio::test]
+async fn a_package_that_ends_its_interpreter_keeps_nobody_from_a_snapshot() {
+    let shop = Shop::open(0);
+    let scheduler = shop.scheduler().await;
+    for _ in 0..2 {
+        let outcome = run_with(&scheduler, Language::Python, &["ends==1.0"], "print('here')").await;
+        assert_eq!(stdout(&outcome.unwrap_or_else(|error| panic!("{}", told(&error)))), "here\n");
+    }
+    let outcome = run_with(&scheduler, Language::Python, &["ends==1.0"], "import ends").await.expect("it runs");
+    assert_eq!((outcome.exit.code(), outcome.timing.origin), (3, Origin::Snapshot));
+    scheduler.close().await.expect("everything ends");
+}
+
+#[tokio::test]
 async fn packages_of_javascript_are_found_by_require_and_import() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;

@@ -86,7 +86,8 @@ pub(crate) fn make(dir: &Path, host: &str) {
     );
 }
 
-/// Adds so many packages `part0` and so on to the index of a site that [`make`] has made for `host`, and one that is slow.
+/// Adds so many packages `part0` and so on to the index of a site that [`make`] has made for `host`, one that is slow, and one
+/// that ends whoever loads it.
 pub(crate) fn add_parts(dir: &Path, host: &str, count: usize) {
     fs::write(dir.join("parts.py"), PARTS).expect("there is room");
     shell(dir, &format!("python3 parts.py {host} {count}"));
@@ -97,10 +98,10 @@ import sys, zipfile
 from pathlib import Path
 
 host, count = sys.argv[1], int(sys.argv[2])
-for name in [*(f"part{n}" for n in range(count)), "slow"]:
+for name in [*(f"part{n}" for n in range(count)), "slow", "ends"]:
     wheel, about = f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     files = {
-        f"{name}.py": f"NAME = {name!r}\n",
+        f"{name}.py": f"NAME = {name!r}\n" if name != "ends" else "import os\n\nos._exit(3)\n",
         f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }

@@ -3,7 +3,7 @@ import sys
 print("ready", file=sys.stdout)
 
 
-def load(names, seconds=40):
+def load(names, seconds=30):
     """Imports what these distributions offer, within so many seconds, and leaves no file that can be seen."""
     import importlib, io, os, shutil, time
     from importlib.metadata import PackageNotFoundError, distribution

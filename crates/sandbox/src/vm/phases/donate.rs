@@ -13,6 +13,7 @@ use tokio::{
     sync::oneshot,
     time::{Duration, Instant, sleep},
 };
+use tracing::debug;
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{
@@ -34,6 +35,10 @@ const PING_OP: u32 = 2;
 
 /// How long a rehearsal may take, which starts an interpreter, unless a boot may take less.
 const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long loading packages may take, which tries no other after 30 s; and until that has been brought to its end.
+const PRELOAD_TIMEOUT: Duration = Duration::from_secs(45);
+const PRELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Largest state that is taken from a QEMU: a hundred times what one has.
 const MAX_STATE_BYTES: u64 = 8 << 20;
@@ -114,22 +119,35 @@ impl Ready {
         Ok(())
     }
 
+    /// Warms the interpreter of what is to be `spec`; with its packages, unless these end it or take too long.
     async fn rehearse_unless_gone<T>(
         &mut self,
         spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<Result<(), String>, BootError> {
-        let request = match &spec.packages {
-            Some(packages) if spec.preloads => ValidExec::rehearsal_with(packages, REHEARSAL_TIMEOUT),
-            _ => ValidExec::rehearsal(spec.language, REHEARSAL_TIMEOUT),
-        };
-        let patience = self.patience.min(REHEARSAL_TIMEOUT);
+        if let (Some(packages), true) = (&spec.packages, spec.preloads) {
+            let request = ValidExec::rehearsal_with(packages, PRELOAD_TIMEOUT);
+            match self.run_unless_gone(&request, PRELOAD_PATIENCE, wanted).await? {
+                Ok(()) => return Ok(Ok(())),
+                Err(why) => debug!(why, packages = ?packages.requirements(), "packages are not loaded ahead"),
+            }
+        }
+        let request = ValidExec::rehearsal(spec.language, REHEARSAL_TIMEOUT);
+        self.run_unless_gone(&request, self.patience.min(REHEARSAL_TIMEOUT), wanted).await
+    }
+
+    async fn run_unless_gone<T>(
+        &mut self,
+        request: &ValidExec,
+        patience: Duration,
+        wanted: &mut oneshot::Sender<T>,
+    ) -> Result<Result<(), String>, BootError> {
         let Live { instance, channel, .. } = &mut self.live;
         let rehearsed = tokio::select! {
             biased;
             () = wanted.closed() => return Err(BootError::Abandoned),
             () = sleep(patience) => return Err(BootError::TimedOut { patience }),
-            rehearsed = rehearse(channel, &request) => rehearsed,
+            rehearsed = rehearse(channel, request) => rehearsed,
             death = instance.death() => return Err(died(instance, death).await),
         };
         match rehearsed {
