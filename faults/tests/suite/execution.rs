@@ -107,7 +107,7 @@ async fn output_over_a_cap_is_streamed_up_to_it_and_then_a_limit() {
                 match piece {
                     Output::Stdout(bytes) => stdout += bytes.len(),
                     Output::Stderr(bytes) => stderr += bytes.len(),
-                    Output::BootLog(_) => {}
+                    Output::BootLog(_) | Output::Progress(_) => {}
                 }
             }
             (stdout, stderr)
