@@ -76,6 +76,7 @@ fn seeds() -> [Vec<u8>; 2] {
         root: blob(b"r"),
         languages: BTreeMap::from([("python".into(), python)]),
         registries: BTreeMap::from([("python".into(), vec!["packages.example.com".into()])]),
+        indexes: BTreeMap::from([("python".into(), "https://packages.example.com/simple/".into())]),
         packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
     };
     let bare = Manifest { name: "b".into(), packages: Vec::new(), ..manifest.clone() };

@@ -6,6 +6,7 @@ use prost::Message as _;
 
 use crate::{ExecRequest, Language, SchedulerConfig};
 pub use crate::{
+    layers::fuzzing::{layer_manifest, layer_manifests},
     run_dir::fuzzing::run_directory,
     snapshot::fuzzing::{snapshot_manifest, snapshot_manifests},
     vm::fuzzing::{Step, execution},

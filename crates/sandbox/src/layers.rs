@@ -8,6 +8,8 @@
 //! The task is not its caller's: one who goes away leaves it to those who wait, and to whoever asks next. The disk goes to QEMU as a
 //! descriptor that is open for reading, so nobody who runs in a VM can change what the next one finds, or read another's.
 
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod install;
 mod manifest;
 mod parts;

@@ -48,6 +48,8 @@ pub fn snapshot_manifests() -> [Vec<u8>; 3] {
         memory_mib: 192,
         language: None,
         packages: Vec::new(),
+        layer: None,
+        is_preloaded: false,
     };
     let kvm = Parts {
         accelerator: Accelerator::Kvm { cpu_model: "host".into() },
