@@ -1,6 +1,6 @@
 //! Rungs: where the guest of a measured run comes from, and how a run is brought to stand there.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use exec_sandbox::{Language, Origin, Outcome, RunRequest, Scheduler, SchedulerConfig};
 
@@ -16,24 +16,24 @@ pub(super) struct Rung {
     origin: Origin,
     /// Makes it the highest rung that there is.
     configure: fn(&mut SchedulerConfig),
-    /// Runs of each language that make it, and are not measured.
-    rehearsals: u32,
+    /// Whether there has to be a snapshot, which runs make that are not measured.
+    is_copy: bool,
 }
 
 /// Every VM is booted.
 pub(super) const COLD: Rung =
-    Rung { name: "cold", origin: Origin::Cold, configure: |config| config.snapshots = false, rehearsals: 0 };
+    Rung { name: "cold", origin: Origin::Cold, configure: |config| config.snapshots = false, is_copy: false };
 
 /// Every VM is a copy of one that was saved.
 pub(super) const RESTORE: Rung =
-    Rung { name: "restore", origin: Origin::Snapshot, configure: |config| config.snapshots = true, rehearsals: 1 };
+    Rung { name: "restore", origin: Origin::Snapshot, configure: |config| config.snapshots = true, is_copy: true };
 
 /// Every VM is such a copy, in a QEMU that waited for its guest.
 pub(super) const BLANK: Rung = Rung {
     name: "blank",
     origin: Origin::Blank,
     configure: |config| (config.snapshots, config.blank_pool_size) = (true, Some(1)),
-    rehearsals: 1,
+    is_copy: true,
 };
 
 /// Every VM was up before it was asked for.
@@ -41,11 +41,14 @@ pub(super) const READY: Rung = Rung {
     name: "ready",
     origin: Origin::Ready,
     configure: |config| (config.snapshots, config.warm_pool_size, config.blank_pool_size) = (true, 1, Some(0)),
-    rehearsals: 0,
+    is_copy: false,
 };
 
 /// How long a pool may take to have what the next run needs.
 const POOL_PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long another process may take to save what is to be copied.
+const SAVING_PATIENCE: Duration = Duration::from_secs(60);
 
 impl Rung {
     /// `config` with this as the highest rung.
@@ -56,9 +59,12 @@ impl Rung {
 
     /// Makes what runs of `language` need to stand on it.
     pub(super) async fn rehearse(self, scheduler: &Scheduler, language: Language) -> Result<(), Failure> {
-        for _ in 0..self.rehearsals {
-            say_hello(scheduler, language).await?;
-        }
+        let begun = Instant::now();
+        // The first may boot and save its guest. While another process saves one like it, runs boot and save nothing.
+        while self.is_copy
+            && say_hello(scheduler, language).await?.timing.origin == Origin::Cold
+            && begun.elapsed() < SAVING_PATIENCE
+        {}
         Ok(())
     }
 
