@@ -154,6 +154,23 @@ async fn a_program_in_a_copy_finds_what_it_would_find_in_a_vm_that_was_booted() 
 }
 
 #[tokio::test]
+async fn a_copy_has_the_directory_of_its_first_program_and_of_no_other_program() {
+    let world = World::without_snapshots();
+    let scheduler = world.scheduler().await;
+    // Made before the copy became a machine of its own, which is when its identity was written.
+    let code = "cd /run/exec-sandbox; ls ops; for d in ops/*; do [[ $d -ot boot_id ]] && echo older; done; ls -A ops/*";
+    for origin in [Origin::Cold, Origin::Snapshot] {
+        let vm = vm(&scheduler, VmSpec::new(Language::Raw)).await;
+        assert_eq!(vm.boot_timing().origin, origin);
+        for expected in ["1\nolder\ncode\nenv\n", "2\ncode\nenv\n"] {
+            let outcome = vm.execute(ExecRequest::new(code)).await.unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((stdout(&outcome).as_str(), stderr(&outcome).as_str()), (expected, ""), "{origin:?}");
+        }
+        vm.destroy().await.expect("it dies");
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_that_is_damaged_anywhere_is_set_aside_and_replaced() {
     let world = World::without_snapshots();
     // Each sees what the one before it has left on the disk, and remembers nothing.

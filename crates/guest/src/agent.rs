@@ -26,7 +26,7 @@ use crate::{
     operations::{Effect, Operations},
     output::Outbox,
     port::{self, Connection, Event, Outgoing, PortError},
-    random::{self, Seed},
+    random::{Generator, Seed},
     reaper::Reaper,
 };
 
@@ -45,6 +45,9 @@ pub(crate) enum AgentError {
     /// No identity for this boot.
     #[error("cannot draw the boot's identity")]
     BootId { source: Errno },
+    /// No generator to be seeded.
+    #[error("cannot open the kernel's random generator")]
+    Generator { source: Errno },
     /// The machine is a copy of another, and would go on as that one.
     #[error("cannot become a machine of its own")]
     Renewal { source: io::Error },
@@ -68,6 +71,7 @@ pub(crate) enum AgentError {
 #[derive(Debug)]
 struct Agent {
     boot_id: BootId,
+    generator: Generator,
     operations: Operations,
     decoder: FrameDecoder,
     connection: Option<Connection>,
@@ -89,6 +93,7 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
     if let Err(error) = boot_id.publish() {
         kmsg::warn(&format!("cannot show programs the boot's identity: {error}"));
     }
+    let generator = Generator::open().map_err(|source| AgentError::Generator { source })?;
     let port = port::open().map_err(|source| AgentError::Port { source })?;
     init::seal_devices();
     let reaper = Rc::new(Reaper::default());
@@ -105,6 +110,7 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
     let files = Files::start(port.outbound).map_err(|source| AgentError::Files { source })?;
     let agent = Agent {
         boot_id,
+        generator,
         operations: Operations::default(),
         decoder: FrameDecoder::default(),
         connection: None,
@@ -244,7 +250,7 @@ impl Agent {
 
     /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity.
     async fn renew(&mut self, seed: &Seed) {
-        if let Err(source) = random::seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
+        if let Err(source) = self.generator.seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
             kmsg::fatal(&AgentError::Renewal { source });
         }
         let (done, reseeded) = oneshot::channel();

@@ -8,6 +8,7 @@ use std::fmt;
 
 use exec_sandbox_wire::limits::SEED_BYTES;
 use rustix::{
+    fd::OwnedFd,
     fs::{Mode, OFlags},
     io::Errno,
     ioctl::{NoArg, Opcode, Setter, ioctl, opcode},
@@ -28,6 +29,11 @@ const _: () = assert!(SEED_BYTES == 32);
 /// Random bytes that somebody else's numbers shall depend on. Never shown.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed([u8; SEED_BYTES]);
+
+/// The kernel's generator, open to be seeded. Held from the start: a copy is seeded before its first answer, and finding the device
+/// is then the greater part of that.
+#[derive(Debug)]
+pub(crate) struct Generator(OwnedFd);
 
 /// Linux's `struct rand_pool_info`.
 #[repr(C)]
@@ -63,19 +69,25 @@ impl fmt::Debug for Seed {
     }
 }
 
-/// Gives the generator a seed that counts in full, and has it draw its key anew: what is drawn from here on depends on the seed.
-pub(crate) fn seed(seed: &Seed) -> Result<(), Errno> {
-    let device = rustix::fs::open(DEVICE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
-    let info = PoolInfo { entropy_bits: ENTROPY_BITS, bytes: BYTES, seed: seed.0 };
-    // SAFETY: the request reads a `rand_pool_info` and as many bytes behind its two numbers as the second of them says, which is what
-    // `PoolInfo` is; it keeps nothing.
-    let add = unsafe { Setter::<ADD_ENTROPY, PoolInfo>::new(info) };
-    // SAFETY: the request takes no argument.
-    let reseed = unsafe { NoArg::<RESEED>::new() };
-    // SAFETY: the descriptor is open, and is the device that the request is for.
-    unsafe { ioctl(&device, add) }?;
-    // SAFETY: the same.
-    unsafe { ioctl(&device, reseed) }
+impl Generator {
+    /// Opens it.
+    pub(crate) fn open() -> Result<Self, Errno> {
+        rustix::fs::open(DEVICE, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map(Self)
+    }
+
+    /// Gives it a seed that counts in full, and has it draw its key anew: what is drawn from here on depends on the seed.
+    pub(crate) fn seed(&self, seed: &Seed) -> Result<(), Errno> {
+        let info = PoolInfo { entropy_bits: ENTROPY_BITS, bytes: BYTES, seed: seed.0 };
+        // SAFETY: the request reads a `rand_pool_info` and as many bytes behind its two numbers as the second of them says, which is what
+        // `PoolInfo` is; it keeps nothing.
+        let add = unsafe { Setter::<ADD_ENTROPY, PoolInfo>::new(info) };
+        // SAFETY: the request takes no argument.
+        let reseed = unsafe { NoArg::<RESEED>::new() };
+        // SAFETY: the descriptor is open, and is the device that the request is for.
+        unsafe { ioctl(&self.0, add) }?;
+        // SAFETY: the same.
+        unsafe { ioctl(&self.0, reseed) }
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The executor: takes executions one by one, keeps an interpreter for each language, measures.
 
 use std::{
+    io,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -14,7 +15,7 @@ use super::{
     drive::{Drive, Ended},
     interpreters::Interpreters,
     verdict::{Seen, Verdict},
-    workspace::Workspace,
+    workspace::{Blank, Workspace},
 };
 use crate::{
     cgroup::UserGroup,
@@ -42,6 +43,9 @@ pub(crate) struct Executor {
     interpreters: Interpreters,
     /// Executions so far, but for rehearsals: names their directories.
     count: u64,
+    /// The directory of the next execution, made with a rehearsal, which mostly is that of a machine about to be saved: each of its copies
+    /// finds it there.
+    ahead: Option<Blank>,
     /// What a last program leaves. Its end is told before this is cleared up, which is when another begins all the same: mostly the
     /// machine ends first.
     last: Option<(Workspace, Interpreter)>,
@@ -49,7 +53,7 @@ pub(crate) struct Executor {
 
 impl Executor {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, interpreters: Interpreters::default(), count: 0, last: None }
+        Self { parts, interpreters: Interpreters::default(), count: 0, ahead: None, last: None }
     }
 
     /// Runs until the agent ends.
@@ -72,6 +76,9 @@ impl Executor {
 
     async fn execute(&mut self, mut current: Current, asked_at: Instant) -> Option<Terminal> {
         let terminal = self.execute_one(&mut current, asked_at).await;
+        if current.terms.role == Role::Rehearsal {
+            self.prepare();
+        }
         if current.outdates {
             self.interpreters.clear();
         }
@@ -133,8 +140,8 @@ impl Executor {
         program: &Program,
         spawn: Duration,
     ) -> Terminal {
-        let number = self.number(current.terms.role);
-        let (workspace, token) = match (Workspace::create(number, program), interpreter::draw_token()) {
+        let workspace = self.blank(current.terms.role).and_then(|blank| blank.fill(program));
+        let (workspace, token) = match (workspace, interpreter::draw_token()) {
             (Ok(workspace), Ok(token)) => (workspace, token),
             (Err(error), _) => return failed(&format!("cannot write the program: {error}")),
             (_, Err(error)) => return failed(&format!("cannot draw a token: {error}")),
@@ -161,13 +168,20 @@ impl Executor {
         Terminal::Done(done(current, ended, usage))
     }
 
-    /// What names the directory of the next program. Rehearsals have one that is no other program's.
-    fn number(&mut self, role: Role) -> u64 {
+    /// The directory of the next program. Rehearsals have one that is no other program's.
+    fn blank(&mut self, role: Role) -> io::Result<Blank> {
         if role == Role::Rehearsal {
-            return 0;
+            return Blank::create(0);
         }
         self.count += 1;
-        self.count
+        self.ahead.take().map_or_else(|| Blank::create(self.count), Ok)
+    }
+
+    /// Makes the directory of the program after a rehearsal. One that cannot be made is tried for again when it is needed.
+    fn prepare(&mut self) {
+        if self.ahead.is_none() {
+            self.ahead = Blank::create(self.count + 1).ok();
+        }
     }
 }
 

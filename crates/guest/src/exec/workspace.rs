@@ -22,20 +22,36 @@ pub(crate) struct Workspace {
     dir: PathBuf,
 }
 
-impl Workspace {
-    /// Writes the program of the `number`th execution.
-    pub(crate) fn create(number: u64, program: &Program) -> io::Result<Self> {
-        Self::create_under(Path::new(PROGRAMS), number, program)
+/// A directory whose program is still to come.
+#[derive(Debug)]
+pub(crate) struct Blank {
+    workspace: Workspace,
+    code: File,
+    env: File,
+}
+
+impl Blank {
+    /// Makes that of the `number`th execution.
+    pub(crate) fn create(number: u64) -> io::Result<Self> {
+        Self::create_under(Path::new(PROGRAMS), number)
     }
 
-    fn create_under(parent: &Path, number: u64, program: &Program) -> io::Result<Self> {
-        let workspace = Self { dir: parent.join(number.to_string()) };
+    fn create_under(parent: &Path, number: u64) -> io::Result<Self> {
+        let workspace = Workspace { dir: parent.join(number.to_string()) };
         fs::create_dir_all(&workspace.dir)?;
-        workspace.file("code", CODE_MODE)?.write_all(&program.code)?;
-        workspace.file("env", ENV_MODE)?.write_all(&environment(program))?;
-        Ok(workspace)
+        let (code, env) = (workspace.file("code", CODE_MODE)?, workspace.file("env", ENV_MODE)?);
+        Ok(Self { workspace, code, env })
     }
 
+    /// Writes the program, and closes its files: the kernel executes none that somebody may write to.
+    pub(crate) fn fill(mut self, program: &Program) -> io::Result<Workspace> {
+        self.code.write_all(&program.code)?;
+        self.env.write_all(&environment(program))?;
+        Ok(self.workspace)
+    }
+}
+
+impl Workspace {
     /// Where it is.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
@@ -74,10 +90,28 @@ mod tests {
         let parent = tempfile::tempdir().expect("a directory");
         let variable = |name: &str, value: &str| EnvVar { name: name.into(), value: value.into() };
         let program = Program { code: b"print(1)".to_vec(), env: vec![variable("A", "b=c"), variable("D", "")] };
-        let workspace = Workspace::create_under(parent.path(), 3, &program).expect("it can be written");
+        let workspace =
+            Blank::create_under(parent.path(), 3).and_then(|blank| blank.fill(&program)).expect("it can be written");
         assert_eq!(fs::read(workspace.dir().join("code")).expect("it is there"), b"print(1)");
         assert_eq!(fs::read(workspace.dir().join("env")).expect("it is there"), b"A=b=c\0D=\0");
         drop(workspace);
+        assert_eq!(fs::read_dir(parent.path()).expect("it is there").count(), 0);
+    }
+
+    #[test]
+    fn a_program_that_came_later_than_its_directory_can_be_executed() {
+        let parent = tempfile::tempdir().expect("a directory");
+        let blank = Blank::create_under(parent.path(), 1).expect("it can be made");
+        let program = Program { code: b"#!/bin/sh\nexit 7\n".to_vec(), env: Vec::new() };
+        let workspace = blank.fill(&program).expect("it can be written");
+        let status = std::process::Command::new(workspace.dir().join("code")).status().expect("nobody writes to it");
+        assert_eq!(status.code(), Some(7));
+    }
+
+    #[test]
+    fn a_directory_whose_program_never_came_is_gone_all_the_same() {
+        let parent = tempfile::tempdir().expect("a directory");
+        drop(Blank::create_under(parent.path(), 1).expect("it can be made"));
         assert_eq!(fs::read_dir(parent.path()).expect("it is there").count(), 0);
     }
 }
