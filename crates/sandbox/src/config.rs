@@ -27,6 +27,9 @@ const MOST_POOL_SIZE: usize = 64;
 
 /// Least that snapshots may take: with less, each would be made in vain.
 const LEAST_SNAPSHOT_MAX_BYTES: u64 = 256 * MIB;
+/// Memory of the machine that installs packages, where nobody says another.
+pub(crate) const PACKAGE_INSTALL_MEMORY_MIB: u32 = 2048;
+
 /// The same for layers of packages.
 const LEAST_LAYER_MAX_BYTES: u64 = 64 * MIB;
 const MOST_CACHE_BYTES: u64 = 1024 * GIB;
@@ -68,8 +71,8 @@ pub struct SchedulerConfig {
     /// system's.
     pub package_ca: Option<PathBuf>,
     /// Memory of the machine in which packages are installed, in MiB: half of it, less what they take unpacked, is room for them. 512 to
-    /// 65,536.
-    pub package_install_memory_mib: u32,
+    /// 65,536. `None`: `$EXEC_SANDBOX_PACKAGE_MEMORY_MIB`, else 2048.
+    pub package_install_memory_mib: Option<u32>,
     /// Whether a VM's interpreter has loaded its packages before its first program runs, as part of the snapshot that it is a copy of: they
     /// are imported at once then, and have read their environment. A run that brings environment variables gets one that has not.
     /// `$EXEC_SANDBOX_PACKAGE_PRELOAD=false` turns it off.
@@ -148,7 +151,7 @@ impl Default for SchedulerConfig {
             package_validation: true,
             package_indexes: BTreeMap::new(),
             package_ca: None,
-            package_install_memory_mib: 2048,
+            package_install_memory_mib: None,
             package_preload: true,
             layer_dir: None,
             layer_max_bytes: 8 * GIB,
@@ -238,7 +241,7 @@ impl SchedulerConfig {
         check_bytes("snapshot_max_bytes", self.snapshot_max_bytes, LEAST_SNAPSHOT_MAX_BYTES)?;
         check_bytes("layer_max_bytes", self.layer_max_bytes, LEAST_LAYER_MAX_BYTES)?;
         check_range("layer_max_age", self.layer_max_age.as_secs_f64(), 60.0, 365.0 * DAY.as_secs_f64())?;
-        check_range("package_install_memory_mib", self.package_install_memory_mib.into(), 512.0, 65_536.0)?;
+        let package_install_memory_mib = self.package_install_memory(environment)?;
         check_pool("warm_pool_size", self.warm_pool_size)?;
         check_pool("blank_pool_size", self.blank_pool_size.unwrap_or_default())?;
         check_resolvers(self.resolvers.as_deref())?;
@@ -269,7 +272,24 @@ impl SchedulerConfig {
                 (None, None) => None,
             },
             cache_dir,
-            config: Self { package_preload: self.package_preload && !environment.package_preload_is_off, ..self },
+            config: Self {
+                package_preload: self.package_preload && !environment.package_preload_is_off,
+                package_install_memory_mib: Some(package_install_memory_mib),
+                ..self
+            },
+        })
+    }
+
+    /// Memory of the machine that installs packages, in MiB.
+    fn package_install_memory(&self, environment: &Environment) -> Result<u32, Error> {
+        let variable = environment.package_memory_mib.as_deref();
+        let (name, text) = match (self.package_install_memory_mib, variable) {
+            (Some(mib), _) => ("package_install_memory_mib", mib.to_string()),
+            (None, Some(text)) => ("EXEC_SANDBOX_PACKAGE_MEMORY_MIB", text.to_owned()),
+            (None, None) => return Ok(PACKAGE_INSTALL_MEMORY_MIB),
+        };
+        text.parse().ok().filter(|mib| (512..=65_536).contains(mib)).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidArgument, format!("{name} must be between 512 and 65536 (MiB), not {text}"))
         })
     }
 
@@ -399,6 +419,25 @@ mod tests {
             let config = SchedulerConfig { cache_dir, ..SchedulerConfig::default() };
             assert_eq!(config.cache_dir_in(&environment).expect("it is known"), PathBuf::from(expected));
             assert_eq!(config.resolve(&environment).expect("it is valid").cache_dir, PathBuf::from(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_said_of_installing_comes_from_the_configuration_then_from_the_environment() {
+        let environment = |mib: &str| Environment {
+            package_memory_mib: Some(mib.into()),
+            package_preload_is_off: true,
+            home: Some("/h".into()),
+            ..Environment::default()
+        };
+        let by_default = SchedulerConfig::default().resolve(&environment("700")).expect("it is valid").config;
+        assert_eq!((by_default.package_install_memory_mib, by_default.package_preload), (Some(700), false));
+        let named = SchedulerConfig { package_install_memory_mib: Some(512), ..SchedulerConfig::default() };
+        let named = named.resolve(&environment("700")).expect("it is valid").config;
+        assert_eq!(named.package_install_memory_mib, Some(512));
+        for wrong in ["511", "65537", "2G", "-1"] {
+            let error = SchedulerConfig::default().resolve(&environment(wrong)).expect_err(wrong).to_string();
+            assert!(error.starts_with("EXEC_SANDBOX_PACKAGE_MEMORY_MIB must be") && error.ends_with(wrong), "{error}");
         }
     }
 

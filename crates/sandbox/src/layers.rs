@@ -99,6 +99,8 @@ struct Failure {
     message: String,
     remedy: Option<String>,
     cause: Option<String>,
+    /// The machine ended under the installation, which another may not.
+    is_of_a_lost_machine: bool,
 }
 
 impl Layer {
@@ -242,7 +244,7 @@ impl Layers {
         let mut lost = 0;
         let installed = loop {
             match installation.run(&draft).await {
-                Err(failure) if failure.is_of_a_lost_machine() && lost + 1 < MOST_LOST => lost += 1,
+                Err(failure) if failure.is_of_a_lost_machine && lost + 1 < MOST_LOST => lost += 1,
                 ended => break ended?,
             }
         };
@@ -327,38 +329,32 @@ fn find_or_begin(store: &Store, parts: &LayerParts) -> Result<Found, StoreError>
 impl Failure {
     fn host(error: &dyn std::error::Error) -> Self {
         let (message, cause) = ("installing packages".into(), Some(error.to_string()));
-        Self { kind: ErrorKind::Host, message, remedy: None, cause }
-    }
-
-    /// Whether the machine ended under the installation, which another may not.
-    fn is_of_a_lost_machine(&self) -> bool {
-        self.kind == ErrorKind::PackageInstallTransient && self.message == LOST
+        Self { kind: ErrorKind::Host, message, remedy: None, cause, is_of_a_lost_machine: false }
     }
 }
-
-/// What is told of a machine that ended.
-const LOST: &str = "installing packages: the machine in which they are installed was lost";
 
 impl From<Error> for Failure {
     /// An error of the machine that installs. Its user's code has not run, whatever has become of ours.
     fn from(error: Error) -> Self {
-        let cause = std::error::Error::source(&error).map(crate::cache_dir::chain);
+        let (told, cause) = (error.to_string(), std::error::Error::source(&error).map(crate::cache_dir::chain));
+        let whole = cause.as_ref().map_or_else(|| told.clone(), |cause| format!("{told}: {cause}"));
         let remedy = error.remedy().map(str::to_owned);
+        let failure = |kind, message: String, cause| Self { kind, message, remedy, cause, is_of_a_lost_machine: false };
         match error.kind() {
             ErrorKind::Vm | ErrorKind::OutcomeUnknown | ErrorKind::Guest | ErrorKind::Gateway => {
-                let cause = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
-                Self { kind: ErrorKind::PackageInstallTransient, message: LOST.into(), remedy, cause: Some(cause) }
+                let message = "installing packages: the machine in which they are installed was lost".into();
+                let kind = ErrorKind::PackageInstallTransient;
+                Self { is_of_a_lost_machine: true, ..failure(kind, message, Some(whole)) }
             }
             ErrorKind::OutputLimit | ErrorKind::File | ErrorKind::FileNotFound => {
-                let cause = cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
                 let message = "installing packages: what was installed could not be taken out".into();
-                Self { kind: ErrorKind::PackageInstall, message, remedy, cause: Some(cause) }
+                failure(ErrorKind::PackageInstall, message, Some(whole))
             }
             ErrorKind::Capacity => {
-                let less = "give the machine that installs packages less memory: package_install_memory_mib".to_owned();
-                Self { kind: ErrorKind::Capacity, message: error.to_string(), remedy: Some(less), cause }
+                let less = "give the machine that installs packages less memory: EXEC_SANDBOX_PACKAGE_MEMORY_MIB";
+                Self { remedy: Some(less.to_owned()), ..failure(ErrorKind::Capacity, told, cause) }
             }
-            kind => Self { kind, message: error.to_string(), remedy, cause },
+            kind => failure(kind, told, cause),
         }
     }
 }
@@ -369,13 +365,14 @@ impl From<StoreError> for Failure {
         let remedy =
             is_no_room.then(|| "free some of the disk (sbx cache gc), or name another cache directory".to_owned());
         let message = "keeping what was installed".into();
-        Self { kind: ErrorKind::Host, message, remedy, cause: Some(crate::cache_dir::chain(&error)) }
+        let cause = Some(crate::cache_dir::chain(&error));
+        Self { kind: ErrorKind::Host, message, remedy, cause, is_of_a_lost_machine: false }
     }
 }
 
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
-        let Failure { kind, message, remedy, cause } = failure;
+        let Failure { kind, message, remedy, cause, is_of_a_lost_machine: _ } = failure;
         let mut error = Self::new(kind, message);
         if let Some(cause) = cause {
             error = error.because(cause);

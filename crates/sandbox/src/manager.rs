@@ -49,10 +49,8 @@ impl VmManager {
     /// [`ErrorKind::Dependency`], [`ErrorKind::AssetNotFound`], [`ErrorKind::AssetDownload`] or [`ErrorKind::AssetDamaged`] with a
     /// remedy, or an invalid field of `config`.
     pub async fn start(config: SchedulerConfig) -> Result<Self, Error> {
-        let environment = Environment::read();
-        let package_preload = config.package_preload && !environment.package_preload_is_off;
-        let config = SchedulerConfig { package_preload, ..config };
-        let settings = config.clone().resolve(&environment)?;
+        let settings = config.resolve(&Environment::read())?;
+        let config = settings.config.clone();
         let host = match examine(settings.clone()).await {
             // Last of what a start needs, so that nothing is fetched where nothing could be run.
             Err(error) if error.kind() == ErrorKind::AssetNotFound && assets::would_be_fetched(&settings) => {
@@ -64,16 +62,16 @@ impl VmManager {
         if let Some(snapshots) = &host.snapshots {
             snapshots.tidy();
         }
-        let layers = Arc::clone(&host.layers);
-        drop(tokio::task::spawn_blocking(move || layers.tidy()));
         let admission = Admission::new(host.budget, Kernel::of_this_machine());
         let (alive, closing) = (TaskTracker::new(), CancellationToken::new());
         let common = Common { config: Arc::new(config), host: Arc::new(host), alive, closing };
+        let layers = Arc::clone(&common.host.layers);
+        drop(common.alive.spawn_blocking(move || layers.tidy()));
         let pool = Pool::start(&common, &admission);
         Ok(Self { common, admission, pool })
     }
 
-    /// The configuration that it was started with.
+    /// The configuration that it was started with, and what the environment says of packages beside it.
     #[must_use]
     pub fn config(&self) -> &SchedulerConfig {
         &self.common.config

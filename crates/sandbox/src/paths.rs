@@ -23,6 +23,7 @@ pub(crate) struct Environment {
     pub(crate) package_tools: ToolVariables,
     pub(crate) package_ca: Option<PathBuf>,
     pub(crate) remote_cache: Option<String>,
+    pub(crate) package_memory_mib: Option<String>,
     pub(crate) package_preload_is_off: bool,
     pub(crate) force_emulation: bool,
     pub(crate) xdg_cache_home: Option<PathBuf>,
@@ -58,6 +59,7 @@ impl Environment {
             },
             remote_cache: text("EXEC_SANDBOX_REMOTE_CACHE"),
             package_ca: path("EXEC_SANDBOX_PACKAGE_CA").or_else(|| path("SSL_CERT_FILE")),
+            package_memory_mib: text("EXEC_SANDBOX_PACKAGE_MEMORY_MIB"),
             package_preload_is_off: text("EXEC_SANDBOX_PACKAGE_PRELOAD")
                 .is_some_and(|value| matches!(value.to_lowercase().as_str(), "0" | "false" | "no")),
             force_emulation: is_true("EXEC_SANDBOX_FORCE_EMULATION"),

@@ -30,7 +30,7 @@ impl Shop {
         site::add_parts(&site, "other.example", parts);
         site::add_npm(&site, "other.example");
         let layers = tempfile::tempdir().expect("a temporary directory");
-        let internet = Internet::serving(&[("good.example", 1), ("other.example", 2)], Some(dir));
+        let internet = Internet::serving(&[("good.example", 1), ("other.example", 2), ("third.example", 3)], Some(dir));
         let authority = layers.path().join("authority.pem");
         fs::write(&authority, &internet.authority).expect("there is room");
         Self { world: World::new(), internet, site, layers, authority }
@@ -153,12 +153,14 @@ async fn a_package_that_ends_its_interpreter_keeps_nobody_from_a_snapshot() {
 async fn packages_of_javascript_are_found_by_require_and_import() {
     let shop = Shop::open(0);
     let scheduler = shop.scheduler().await;
-    let code = "import hail from 'hail';\nconst again = require('hail');\nconsole.log(hail('you'), again('them'));";
+    // Its installation script, which would leave a file, has not been run.
+    let code = "import hail from 'hail';\nconst again = require('hail');\n\
+                const ran = require('fs').existsSync('/node_modules/hail/ran.txt');\nconsole.log(hail('you'), again('them'), ran);";
     let mut origins = Vec::new();
     for _ in 0..2 {
         let outcome = run_with(&scheduler, Language::JavaScript, &["hail@1.0.0"], code).await;
         let outcome = outcome.unwrap_or_else(|error| panic!("{}", told(&error)));
-        assert_eq!((stdout(&outcome), stderr(&outcome)), ("hail, you hail, them\n".into(), String::new()));
+        assert_eq!((stdout(&outcome), stderr(&outcome)), ("hail, you hail, them false\n".into(), String::new()));
         origins.push(outcome.timing.origin);
     }
     // The first may be one, too: equal sets are equal layers, whoever has installed them.
@@ -184,7 +186,14 @@ async fn what_cannot_be_installed_is_told_in_the_installers_words_and_leaves_not
     let (kind, text, _) = fails(&scheduler, "nobodys==1.0").await;
     assert_eq!(kind, ErrorKind::PackageInstall, "{text}");
     assert!(text.contains("nobodys"), "{text}");
-    assert_eq!(shop.kept(), (0, 0));
+    // Nothing is built from source.
+    let (kind, text, _) = fails(&scheduler, "source==1.0").await;
+    assert_eq!(kind, ErrorKind::PackageInstall, "{text}");
+    // What it needs is at a host that its index has not named when it was asked for what was wanted.
+    let (_, text, remedy) = fails(&scheduler, "leads==1.0").await;
+    assert!(text.contains("its network refused: name_not_allowed"), "{text}");
+    assert!(remedy.contains("EXEC_SANDBOX_REGISTRIES"), "{remedy}");
+    assert_eq!((shop.asked("/stray-1.0"), shop.kept()), (0, (0, 0)));
     scheduler.close().await.expect("everything ends");
     // There is no such host.
     let nowhere = "https://index.nowhere.example/simple/".to_owned();

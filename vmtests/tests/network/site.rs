@@ -86,8 +86,8 @@ pub(crate) fn make(dir: &Path, host: &str) {
     );
 }
 
-/// Adds so many packages `part0` and so on to the index of a site that [`make`] has made for `host`, one that is slow, and one
-/// that ends whoever loads it.
+/// Adds so many packages `part0` and so on to the index of a site that [`make`] has made for `host`, one that is slow, one
+/// that ends whoever loads it, one that needs what is at a third host, and one of which there is only the source.
 pub(crate) fn add_parts(dir: &Path, host: &str, count: usize) {
     fs::write(dir.join("parts.py"), PARTS).expect("there is room");
     shell(dir, &format!("python3 parts.py {host} {count}"));
@@ -98,11 +98,12 @@ import sys, zipfile
 from pathlib import Path
 
 host, count = sys.argv[1], int(sys.argv[2])
-for name in [*(f"part{n}" for n in range(count)), "slow", "ends"]:
+for name in [*(f"part{n}" for n in range(count)), "slow", "ends", "stray", "leads"]:
     wheel, about = f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
     files = {
         f"{name}.py": f"NAME = {name!r}\n" if name != "ends" else "import os\n\nos._exit(3)\n",
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        + ("Requires-Dist: stray==1.0\n" if name == "leads" else ""),
         f"{about}/WHEEL": "Wheel-Version: 1.0\nGenerator: a test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     files[f"{about}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{about}/RECORD"])
@@ -111,7 +112,14 @@ for name in [*(f"part{n}" for n in range(count)), "slow", "ends"]:
             made.writestr(path, text)
     page = Path("simple", name, "index.html")
     page.parent.mkdir(parents=True)
-    page.write_text(f'<a href="https://files.{host}/{wheel}">{wheel}</a>\n')
+    # One that is needed by another is at a host of its own, which is asked for nothing else.
+    place = "third.example" if name == "stray" else f"files.{host}"
+    page.write_text(f'<a href="https://{place}/{wheel}">{wheel}</a>\n')
+
+# One of which there is only the source.
+page = Path("simple", "source", "index.html")
+page.parent.mkdir(parents=True)
+page.write_text(f'<a href="https://files.{host}/source-1.0.tar.gz">source-1.0.tar.gz</a>\n')
 "#;
 
 /// Adds the JavaScript package `hail` to a site: `npm/hail` is what its registry says, and its file is at `files.<host>`.
@@ -124,7 +132,7 @@ const NPM: &str = r#"
 import base64, hashlib, io, json, sys, tarfile
 from pathlib import Path
 
-about = {"name": "hail", "version": "1.0.0", "main": "index.js"}
+about = {"name": "hail", "version": "1.0.0", "main": "index.js", "scripts": {"postinstall": "echo ran >ran.txt"}}
 files = {"package.json": json.dumps(about), "index.js": "module.exports = (name) => `hail, ${name}`;\n"}
 packed = io.BytesIO()
 with tarfile.open(fileobj=packed, mode="w:gz") as tar:

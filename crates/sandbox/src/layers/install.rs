@@ -18,6 +18,7 @@ use super::{
 use crate::{
     Ending, Error, ErrorKind, Exit, Language, Output, QemuVm, WriteOptions,
     admission::{Admission, Charged, Priority},
+    config::PACKAGE_INSTALL_MEMORY_MIB,
     request::{PackageSet, ValidExec, ValidVm},
     vm::Common,
 };
@@ -91,7 +92,7 @@ impl Installation<'_> {
     /// A machine that reaches `source`, with the certificates that it is known by.
     async fn machine(&self, source: &Source) -> Result<QemuVm, Failure> {
         let Workshop { common, admission } = self.workshop;
-        let memory_mib = common.config.package_install_memory_mib;
+        let memory_mib = common.config.package_install_memory_mib.unwrap_or(PACKAGE_INSTALL_MEMORY_MIB);
         let spec = ValidVm {
             network: Some(self.sources.network(source).await?),
             task_id: Some("package-install".into()),
@@ -201,7 +202,13 @@ impl Installation<'_> {
         let message = format!("installing {}", self.set.requirements().join(" "));
         let cause =
             if met.is_empty() { refusal.said } else { format!("{} (its network refused: {met})", refusal.said) };
-        Failure { kind, message, remedy: refusal.remedy.or(blocked).map(str::to_owned), cause: Some(cause) }
+        Failure {
+            kind,
+            message,
+            remedy: refusal.remedy.or(blocked).map(str::to_owned),
+            cause: Some(cause),
+            is_of_a_lost_machine: false,
+        }
     }
 }
 
@@ -256,5 +263,6 @@ async fn take_out(vm: &QemuVm, draft: &Draft) -> Result<(), Failure> {
 }
 
 async fn create(path: &Path) -> std::io::Result<File> {
-    File::options().write(true).create_new(true).open(path).await
+    // What a machine that was lost has left of it is written over.
+    File::options().write(true).create(true).truncate(true).open(path).await
 }

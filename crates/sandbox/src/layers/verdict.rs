@@ -52,7 +52,7 @@ const PASSES: [&str; 28] = [
 ];
 
 const TOO_LARGE: &str =
-    "ask for fewer packages, or give the machine that installs them more memory: package_install_memory_mib";
+    "ask for fewer packages, or give the machine that installs them more memory: EXEC_SANDBOX_PACKAGE_MEMORY_MIB";
 
 /// What stays, and what to do about it. Looked for first: an error of the network may be among what was said before.
 const STAYS: [(&str, Option<&str>); 16] = [
