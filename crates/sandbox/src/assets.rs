@@ -57,7 +57,7 @@ pub struct Pulled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PulledBlob {
-    /// What it is for: `kernel`, `initramfs` or `root file system`.
+    /// What it is for: `kernel`, `initramfs`, `root file system`, `QEMU` or `firmware`.
     pub role: String,
     /// BLAKE3 of its content, in hexadecimal.
     pub blake3: String,

@@ -111,6 +111,7 @@ mod tests {
             packages: Vec::new(),
             registries: BTreeMap::new(),
             indexes: BTreeMap::new(),
+            qemu: None,
         };
         fs::write(dir.join("images/standard.json"), manifest.to_json().expect("it is valid")).expect("it is ours");
     }

@@ -51,6 +51,7 @@ impl World {
             packages: Vec::new(),
             registries: BTreeMap::new(),
             indexes: BTreeMap::new(),
+            qemu: None,
         };
         let mut config = SchedulerConfig { run_dir: Some(dir.path().join("run")), ..SchedulerConfig::default() };
         config.cache_dir = Some(dir.path().join("cache"));
