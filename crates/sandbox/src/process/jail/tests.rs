@@ -42,7 +42,8 @@ fn confinement() -> Confinement {
 }
 
 fn confinement_of(program: &Path, files: &[&File]) -> Confinement {
-    Confinement::find(&Subject { id: &crate::host::new_vm_id(), program, files, directory: None, kvm: false }, None)
+    let id = crate::host::new_vm_id();
+    Confinement::find(&Subject { id: &id, program, opened: None, files, directory: None, kvm: false }, None)
 }
 
 /// What a shell and its commands may use, and reading of `files`.
@@ -392,7 +393,10 @@ fn landlock_leaves_the_hypervisors_device_to_who_uses_it() {
     }
     let id = crate::host::new_vm_id();
     let find = |kvm| {
-        Confinement::find(&Subject { id: &id, program: Path::new("/bin/sh"), files: &[], directory: None, kvm }, None)
+        Confinement::find(
+            &Subject { id: &id, program: Path::new("/bin/sh"), opened: None, files: &[], directory: None, kvm },
+            None,
+        )
     };
     let (without, with) = (find(false), find(true));
     assert_eq!(with.landlock.is_ok(), without.landlock.is_ok(), "{:?}", with.landlock);
