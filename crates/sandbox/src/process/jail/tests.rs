@@ -216,6 +216,27 @@ async fn a_child_without_a_user_of_its_own_has_no_capability_either() {
 }
 
 #[tokio::test]
+async fn a_program_that_is_open_is_executed_by_a_user_who_cannot_reach_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = dir.path().join("cat");
+    fs::copy("/bin/cat", &program).expect("it is ours");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("it is ours");
+    let opened = File::open(&program).expect("it is ours");
+    let id = crate::host::new_vm_id();
+    let subject =
+        Subject { id: &id, program: &program, opened: Some(&opened), files: &[], directory: None, kvm: false };
+    let by_descriptor = Confinement::find(&subject, None);
+    let by_path = Confinement::find(&Subject { opened: None, ..subject }, None);
+    let Some(own_user) = layer(by_descriptor.own_user) else { return };
+    assert!(matches!(by_path.own_user, Err(Missing::Refused { .. })), "{:?}", by_path.own_user);
+    let words = format!("{}\0/proc/self/cmdline\0", program.display());
+    let mut command = Command::new(program, vec!["/proc/self/cmdline".into()]);
+    command.execute(opened.into());
+    command.jail(Jail { own_user: Some(own_user), ..Jail::default() });
+    assert_eq!(said(command).await, words);
+}
+
+#[tokio::test]
 async fn a_passed_file_can_be_opened_again_by_a_user_who_cannot_reach_it() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let image = dir.path().join("image");
