@@ -156,8 +156,46 @@ fn remember(file: &Path, answer: &str) {
 mod tests {
     use std::os::unix::fs::PermissionsExt;
 
+    use std::collections::BTreeMap;
+
+    use exec_sandbox_image::{Blob, BlobSources, ImageStore, Interpreter};
+
     use super::*;
     use crate::{SchedulerConfig, paths::Environment};
+
+    /// A verified image for machines of `arch`, with a QEMU of `version` if there is one.
+    fn image(dir: &Path, arch: Arch, version: Option<&str>) -> VerifiedImage {
+        let blob = |content: &str| Blob { blake3: Digest::of(content.as_bytes()), size_bytes: content.len() as u64 };
+        let script = format!("#!/bin/sh\necho 'QEMU emulator version {}'\n", version.unwrap_or_default());
+        for (name, content) in [("part", "part"), ("qemu", &script), ("pvh.bin", "pvh")] {
+            fs::write(dir.join(name), content).expect("it can be written");
+        }
+        let qemu = version.map(|version| Qemu {
+            version: version.into(),
+            program: blob(&script),
+            firmware: BTreeMap::from([("pvh.bin".into(), blob("pvh"))]),
+        });
+        let bash = Interpreter { path: "/bin/bash".into(), version: "5.2".into() };
+        let [kernel, initramfs, root] = [blob("part"); 3];
+        let manifest = Manifest {
+            format: Manifest::FORMAT,
+            name: "standard".into(),
+            arch: arch.name().into(),
+            kernel_version: "6.12.0".into(),
+            kernel,
+            initramfs,
+            root,
+            languages: BTreeMap::from([("raw".into(), bash)]),
+            packages: Vec::new(),
+            registries: BTreeMap::new(),
+            indexes: BTreeMap::new(),
+            qemu,
+        };
+        let part = dir.join("part");
+        let sources = BlobSources { kernel: &part, initramfs: &part, root: &part, qemu: Some(dir) };
+        let store = ImageStore::at(dir.join(format!("images-{}-{}", arch.name(), version.is_some())));
+        store.publish(&manifest, sources).and_then(|image| image.verify_fully()).expect("it is valid")
+    }
 
     /// A program that answers like a QEMU of `version`, and settings that name it.
     fn pretend(version: &str) -> (tempfile::TempDir, Settings) {
@@ -189,6 +227,36 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Dependency);
         assert!(error.to_string().contains("7.2.19") && error.to_string().contains("10.0.0"), "{error}");
         assert!(error.remedy().is_some());
+    }
+
+    #[test]
+    fn the_one_that_is_named_comes_before_the_images_own_and_that_before_the_path() {
+        let (dir, mut settings) = pretend("10.1.2");
+        let own = image(dir.path(), Arch::X86_64, Some("10.0.13"));
+        let identity = |settings: &Settings, image: &VerifiedImage| {
+            identity(Arch::X86_64, settings, image.manifest()).unwrap_or_default()
+        };
+        let named = find(Arch::X86_64, &settings, Some(&own)).expect("it is there");
+        assert_eq!((Some(&named.path), named.own.is_some()), (settings.qemu.as_ref(), false));
+        let of_named = identity(&settings, &own);
+
+        settings.qemu = None;
+        let found = find(Arch::X86_64, &settings, Some(&own)).expect("it is there");
+        assert_eq!((Some(&found.path), found.version.version.to_string().as_str()), (own.qemu().as_ref(), "10.0.13"));
+        let known = found.own.expect("it is the image's");
+        assert_eq!(Some(known.digest), own.manifest().qemu.as_ref().map(Qemu::digest));
+        assert_eq!(identity(&settings, &own), known.digest.to_string());
+        assert_ne!(of_named, known.digest.to_string());
+
+        let none = image(dir.path(), Arch::X86_64, None);
+        let foreign = image(dir.path(), Arch::Aarch64, Some("10.0.13"));
+        for other in [none, foreign] {
+            let on_path = locate(Arch::X86_64, None).ok();
+            let found = find(Arch::X86_64, &settings, Some(&other)).ok();
+            assert_eq!(found.as_ref().map(|found| &found.path), on_path.as_ref());
+            assert!(found.is_none_or(|found| found.own.is_none()));
+            assert_ne!(identity(&settings, &other), known.digest.to_string());
+        }
     }
 
     #[test]

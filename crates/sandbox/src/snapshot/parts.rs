@@ -213,6 +213,7 @@ pub(super) mod tests {
     use proptest::{collection::vec, option, prelude::*, sample::select};
 
     use super::*;
+    use crate::qemu_program::OwnQemu;
 
     /// Texts that run together in many ways.
     fn text() -> impl Strategy<Value = String> {
@@ -365,5 +366,21 @@ pub(super) mod tests {
             QemuBuild { version: "10.0.2".into(), content: None, size_bytes: 2, modified_s: 1000, modified_ns: 5 };
         assert_eq!(builds[2], longer);
         assert!(builds[0] != builds[1] && builds[1] != builds[2]);
+    }
+
+    #[test]
+    fn a_qemu_that_came_with_an_image_is_the_same_build_on_every_machine() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let own = |name: &str, digest| {
+            let path = dir.path().join(name);
+            fs::write(&path, name).expect("it can be written");
+            let open = || fs::File::open(&path).expect("it is there");
+            let own = OwnQemu { digest, program: open(), firmware: open() };
+            let version = QemuVersion::parse("QEMU emulator version 10.0.13").expect("it is one");
+            QemuBuild::of(&QemuProgram { path, version, own: Some(own.into()) }).expect("it is there")
+        };
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        assert_eq!(own("here", one), own("elsewhere", one));
+        assert_ne!(own("here", one), own("here", other));
     }
 }
