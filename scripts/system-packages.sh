@@ -28,8 +28,10 @@ qemu_major() {
 # What is missing, a package a line.
 missing_packages() {
     local package
-    # The kernel's build, the root file system's, and the archive's keys for both.
-    for package in bc bison build-essential cpio debian-archive-keyring flex iproute2 kmod libelf-dev libssl-dev mmdebstrap patch uidmap xz-utils "${NAMED[@]}"; do
+    # The kernel's build, QEMU's with the libraries that go into it, the root file system's, and the archive's keys for all.
+    for package in bc bison build-essential cpio flex kmod libelf-dev libssl-dev patch xz-utils \
+        libfdt-dev libglib2.0-dev libseccomp-dev ninja-build pkgconf zlib1g-dev \
+        debian-archive-keyring iproute2 mmdebstrap uidmap "${NAMED[@]}"; do
         is_installed "$package" || echo "$package"
     done
     # Clients of the registries that the image's other programs come from, from wherever they were installed.
@@ -37,6 +39,7 @@ missing_packages() {
     # Debian's Python can make no environments by itself.
     python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
     command -v npm >/dev/null || echo npm
+    # A distribution's QEMU, with which VMs run too. The image has one of its own.
     [ "$(qemu_major)" -ge "$MIN_QEMU_MAJOR" ] || echo qemu-system-x86
 }
 

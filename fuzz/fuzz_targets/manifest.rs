@@ -11,7 +11,7 @@ use std::{
     path::{Component, Path},
 };
 
-use exec_sandbox_image::{Blob, BlobRole, Digest, ImageError, ImageStore, Interpreter, Manifest, Package};
+use exec_sandbox_image::{Blob, Digest, ImageError, ImageStore, Interpreter, Manifest, Package, Qemu};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(init: fuzz::sow(seeds()), |json: &[u8]| {
@@ -20,11 +20,12 @@ fuzz_target!(init: fuzz::sow(seeds()), |json: &[u8]| {
     let text = manifest.to_json().expect("it was accepted");
     assert_eq!(Manifest::from_json(&text).expect("it was written by us"), manifest);
     let packages = manifest.packages.iter().map(|package| &package.name);
-    for name in [&manifest.name, &manifest.arch].into_iter().chain(manifest.languages.keys()).chain(packages) {
+    let firmware = manifest.qemu.iter().flat_map(|qemu| qemu.firmware.keys());
+    let names = [&manifest.name, &manifest.arch].into_iter().chain(manifest.languages.keys()).chain(packages);
+    for name in names.chain(firmware) {
         assert!(is_one_component(name) && !name.starts_with(['-', '.']), "{name:?}");
     }
-    for role in BlobRole::ALL {
-        let digest = manifest.blob(role).blake3;
+    for digest in manifest.blobs().iter().map(|(_, blob)| blob.blake3) {
         assert!(is_one_component(&digest.to_string()));
         assert_eq!(digest.to_string().parse(), Ok(digest));
     }
@@ -78,7 +79,12 @@ fn seeds() -> [Vec<u8>; 2] {
         registries: BTreeMap::from([("python".into(), vec!["packages.example.com".into()])]),
         indexes: BTreeMap::from([("python".into(), "https://packages.example.com/simple/".into())]),
         packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
+        qemu: Some(Qemu {
+            version: "10.0.13".into(),
+            program: blob(b"q"),
+            firmware: BTreeMap::from([("pvh.bin".into(), blob(b"p"))]),
+        }),
     };
-    let bare = Manifest { name: "b".into(), packages: Vec::new(), ..manifest.clone() };
+    let bare = Manifest { name: "b".into(), packages: Vec::new(), qemu: None, ..manifest.clone() };
     [manifest, bare].map(|manifest| manifest.to_json().expect("it is valid"))
 }

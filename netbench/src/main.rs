@@ -86,7 +86,8 @@ impl Options {
     }
 
     async fn measured(self) -> Result<String> {
-        let scheduler = Scheduler::start(SchedulerConfig::default()).await.context("examining this machine")?;
+        let config = SchedulerConfig { qemu: Some(network::full_qemu()?), ..SchedulerConfig::default() };
+        let scheduler = Scheduler::start(config).await.context("examining this machine")?;
         let facts = scheduler.facts().clone();
         scheduler.close().await.context("closing the scheduler")?;
         let passt = network::passt_version(&self.passt)?;

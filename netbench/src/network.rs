@@ -4,6 +4,7 @@
 //! there. QEMU is started by a script with every network, so that it is confined alike with all of them.
 
 use std::{
+    env::{self, consts::ARCH},
     fmt::{self, Write as _},
     fs,
     net::{Ipv4Addr, TcpListener},
@@ -59,6 +60,16 @@ pub(crate) struct StandIns {
     qemu: PathBuf,
     gateway: PathBuf,
     passt: PathBuf,
+}
+
+/// A QEMU with every network that it can have, which the image's own has not: the one that is named, else the one on the `PATH`.
+pub(crate) fn full_qemu() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("EXEC_SANDBOX_QEMU").filter(|named| !named.is_empty()) {
+        return Ok(named.into());
+    }
+    let (name, dirs) = (format!("qemu-system-{ARCH}"), env::var_os("PATH").unwrap_or_default());
+    let found = env::split_paths(&dirs).map(|dir| dir.join(&name)).find(|path| path.is_file());
+    found.with_context(|| format!("there is no {name} on the PATH"))
 }
 
 impl StandIns {

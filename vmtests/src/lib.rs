@@ -89,7 +89,7 @@ impl World {
     /// # Panics
     /// It does not start; the error says what is missing.
     pub async fn scheduler(&self) -> Scheduler {
-        Scheduler::start(self.config()).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()))
+        start(self.config()).await
     }
 
     /// The command line of this world.
@@ -196,6 +196,14 @@ pub fn resident_bytes() -> u64 {
     let kib =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok());
     kib.expect("the kernel says it") * 1024
+}
+
+/// A scheduler with this configuration.
+///
+/// # Panics
+/// It does not start; the error says what is missing.
+pub async fn start(config: SchedulerConfig) -> Scheduler {
+    Scheduler::start(config).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()))
 }
 
 /// Asks again and again until there is an answer.

@@ -13,6 +13,7 @@ mod kernel;
 mod lock;
 mod places;
 mod progress;
+mod qemu;
 mod recipe;
 mod registries;
 mod root;
@@ -22,7 +23,7 @@ mod update;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use exec_sandbox_image::{BlobSources, ImageStore, Interpreter, Manifest, Package, Pruned};
+use exec_sandbox_image::{BlobSources, ImageStore, Interpreter, Manifest, Package, Pruned, Qemu};
 
 use cache::{Artefact, Cache};
 use fetch::Fetcher;
@@ -77,7 +78,8 @@ pub(crate) fn run_agent() -> Result<()> {
     let (kernel, root) = (published.kernel(), published.root());
     let initramfs = agent.path(agent::INITRAMFS);
     report.step("publish", |ui| {
-        publish(&store, &manifest, BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root }, ui)
+        let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root, qemu: None };
+        publish(&store, &manifest, sources, ui)
     })?;
     report.summary();
     Ok(())
@@ -88,6 +90,7 @@ fn build(places: &Places, recipe: &Recipe, cache: &Cache, locked: bool) -> Resul
     let mut fetcher = Fetcher::new(cache, recipe, lock, locked)?;
     let mut report = Report::new();
     let kernel = report.step("kernel", |ui| kernel::ensure(places, cache, &mut fetcher, ui))?;
+    let qemu = report.step("qemu", |ui| qemu::ensure(places, cache, &mut fetcher, ui))?;
     let agent = report.step("agent", |ui| agent::ensure(places, cache, ui))?;
     let root = report.step("root", |ui| root::ensure(places, recipe, cache, &mut fetcher, ui))?;
     let store = ImageStore::at(&places.images);
@@ -100,11 +103,13 @@ fn build(places: &Places, recipe: &Recipe, cache: &Cache, locked: bool) -> Resul
     );
     let Registries { hosts, indexes } =
         report.step("registries", |ui| registries::ensure(fetcher.lock(), &published, cache, ui))?;
-    let manifest = Manifest { registries: hosts, indexes, ..manifest(recipe, &kernel, &agent, &root)? };
+    let of_qemu = Some(qemu_of(&qemu)?);
+    let manifest = Manifest { registries: hosts, indexes, qemu: of_qemu, ..manifest(recipe, &kernel, &agent, &root)? };
     let (kernel, initramfs, root) =
         (kernel.path(kernel::VMLINUX), agent.path(agent::INITRAMFS), root.path(root::EROFS));
     report.step("publish", |ui| {
-        publish(&store, &manifest, BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root }, ui)
+        let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root, qemu: Some(qemu.dir()) };
+        publish(&store, &manifest, sources, ui)
     })?;
     cache.trim(&fetcher.pinned_digests())?;
     report.summary();
@@ -138,6 +143,16 @@ fn manifest(recipe: &Recipe, kernel: &Artefact, agent: &Artefact, root: &Artefac
             .collect(),
         registries: BTreeMap::new(),
         indexes: BTreeMap::new(),
+        qemu: None,
+    })
+}
+
+fn qemu_of(artefact: &Artefact) -> Result<Qemu> {
+    let firmware = qemu::FIRMWARE.iter().map(|name| Ok(((*name).to_owned(), artefact.blob(name)?)));
+    Ok(Qemu {
+        version: artefact.fact(qemu::VERSION)?.to_owned(),
+        program: artefact.blob(qemu::PROGRAM)?,
+        firmware: firmware.collect::<Result<_>>()?,
     })
 }
 

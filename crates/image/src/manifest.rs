@@ -8,7 +8,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::digest::Digest;
+use crate::digest::{Digest, KeyBuilder};
 
 /// The only format there is. A reader refuses any other number instead of guessing.
 const FORMAT: u32 = 1;
@@ -51,6 +51,21 @@ pub struct Manifest {
     /// usual port, without credentials, and ends in a slash.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub indexes: BTreeMap<String, String>,
+    /// The QEMU that was built for the image's guests, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qemu: Option<Qemu>,
+}
+
+/// A QEMU that comes with an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Qemu {
+    /// QEMU's own version, such as `10.0.13`.
+    pub version: String,
+    /// A static program for machines of the image's architecture.
+    pub program: Blob,
+    /// What it loads into guests, by the file names under which it looks for them.
+    pub firmware: BTreeMap<String, Blob>,
 }
 
 /// A file of the image, named by its content.
@@ -92,6 +107,10 @@ pub enum BlobRole {
     Initramfs,
     /// The root file system.
     Root,
+    /// The QEMU that runs the image's guests.
+    Qemu,
+    /// What that QEMU loads into guests.
+    Firmware,
 }
 
 /// Why a manifest was refused.
@@ -163,14 +182,20 @@ impl Manifest {
         Ok(json)
     }
 
-    /// The blob with this role.
+    /// Every blob, and what each is for.
     #[must_use]
-    pub fn blob(&self, role: BlobRole) -> Blob {
-        match role {
-            BlobRole::Kernel => self.kernel,
-            BlobRole::Initramfs => self.initramfs,
-            BlobRole::Root => self.root,
+    pub fn blobs(&self) -> Vec<(BlobRole, Blob)> {
+        let mut blobs = self.guests_blobs().to_vec();
+        if let Some(Qemu { program, firmware, .. }) = &self.qemu {
+            blobs.push((BlobRole::Qemu, *program));
+            blobs.extend(firmware.values().map(|blob| (BlobRole::Firmware, *blob)));
         }
+        blobs
+    }
+
+    /// The blobs that a guest is made of.
+    pub(crate) fn guests_blobs(&self) -> [(BlobRole, Blob); 3] {
+        [(BlobRole::Kernel, self.kernel), (BlobRole::Initramfs, self.initramfs), (BlobRole::Root, self.root)]
     }
 
     fn validate(&self) -> Result<(), ManifestError> {
@@ -180,10 +205,12 @@ impl Manifest {
         check_name("name", &self.name)?;
         check_name("arch", &self.arch)?;
         check_version("kernel_version", &self.kernel_version)?;
-        for role in BlobRole::ALL {
-            if self.blob(role).size_bytes == 0 {
-                return Err(ManifestError::EmptyBlob(role));
-            }
+        if let Some((role, _)) = self.blobs().into_iter().find(|(_, blob)| blob.size_bytes == 0) {
+            return Err(ManifestError::EmptyBlob(role));
+        }
+        if let Some(Qemu { version, firmware, .. }) = &self.qemu {
+            check_version("version of QEMU", version)?;
+            firmware.keys().try_for_each(|name| check_name("firmware", name))?;
         }
         if self.languages.is_empty() {
             return Err(ManifestError::NoLanguage);
@@ -222,9 +249,17 @@ pub fn is_index(address: &str) -> bool {
     is_host(authority) && is_place && path.bytes().all(is_plain) && address.len() <= MAX_INDEX_BYTES
 }
 
-impl BlobRole {
-    /// Every role.
-    pub const ALL: [Self; 3] = [Self::Kernel, Self::Initramfs, Self::Root];
+impl Qemu {
+    /// The digest of all of its files, by which it is known.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let Self { version: _, program, firmware } = self;
+        let mut key = KeyBuilder::new("qemu").with("program", program.blake3.to_string().as_bytes());
+        for (name, blob) in firmware {
+            key = key.with("firmware", name.as_bytes()).with("content", blob.blake3.to_string().as_bytes());
+        }
+        key.finish()
+    }
 }
 
 impl fmt::Display for BlobRole {
@@ -233,6 +268,8 @@ impl fmt::Display for BlobRole {
             Self::Kernel => "kernel",
             Self::Initramfs => "initramfs",
             Self::Root => "root file system",
+            Self::Qemu => "QEMU",
+            Self::Firmware => "firmware",
         })
     }
 }
@@ -297,6 +334,11 @@ pub(crate) mod tests {
             packages: vec![Package { name: "libstdc++6".into(), version: "14.2.0-19".into() }],
             registries: BTreeMap::from([("python".into(), vec!["packages.example.com".into()])]),
             indexes: BTreeMap::from([("python".into(), "https://packages.example.com/simple/".into())]),
+            qemu: Some(Qemu {
+                version: "10.0.13".into(),
+                program: blob(b"qemu"),
+                firmware: BTreeMap::from([("pvh.bin".into(), blob(b"pvh"))]),
+            }),
         }
     }
 
@@ -323,6 +365,37 @@ pub(crate) mod tests {
             assert_eq!(manifest.indexes.is_empty(), field == "indexes");
             assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains(field));
         }
+    }
+
+    #[test]
+    fn a_manifest_of_before_there_was_a_qemu_has_none() {
+        let mut json = serde_json::to_value(sample("standard")).unwrap();
+        json.as_object_mut().unwrap().remove("qemu");
+        let manifest = Manifest::from_json(&serde_json::to_vec(&json).unwrap()).unwrap();
+        assert_eq!((manifest.qemu.as_ref(), manifest.blobs().len()), (None, 3));
+        assert!(!String::from_utf8(manifest.to_json().unwrap()).unwrap().contains("qemu"));
+    }
+
+    #[test]
+    fn firmware_is_a_file_beside_others_and_nowhere_else() {
+        for bad in ["", "..", "../pvh.bin", "/etc/passwd", ".hidden", "a/b"] {
+            let firmware = json!({ bad: { "blake3": Digest::of(b"pvh"), "size_bytes": 3 } });
+            let refused = Manifest::from_json(&with("/qemu/firmware", firmware));
+            assert!(matches!(refused, Err(ManifestError::BadName { field: "firmware", .. })), "{bad:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn a_qemu_with_other_files_is_another() {
+        let of = |change: fn(&mut Qemu)| {
+            let mut qemu = sample("standard").qemu.unwrap();
+            change(&mut qemu);
+            qemu.digest()
+        };
+        let own = of(|_| {});
+        assert_eq!(of(|qemu| qemu.version = "11".into()), own);
+        assert_ne!(of(|qemu| qemu.program.blake3 = Digest::of(b"other")), own);
+        assert_ne!(of(|qemu| qemu.firmware.clear()), own);
     }
 
     #[test]
@@ -407,6 +480,8 @@ pub(crate) mod tests {
     fn an_image_without_content_language_or_version_is_refused() {
         let cases = [
             (with("/kernel/size_bytes", json!(0)), "the kernel is empty"),
+            (with("/qemu/program/size_bytes", json!(0)), "the QEMU is empty"),
+            (with("/qemu/version", json!("10 13")), "version of QEMU \"10 13\" is not a version"),
             (with("/languages", json!({})), "it names no language"),
             (with("/kernel_version", json!("")), "kernel_version \"\" is not a version"),
             (with("/packages/0/version", json!("1 2")), "package version \"1 2\" is not a version"),

@@ -2,9 +2,11 @@
 //!
 //! `<dir>/<name>.json` is a manifest, `<dir>/blobs/<blake3>` a blob, `<dir>/.lock` what writers hold. Blobs are in place before the
 //! manifest that names them appears, and both appear by rename, so a reader needs no lock and sees an image whole or not at all.
-//! Images are published from files that are there, or arrive piece by piece: see [`Arrival`].
+//! Images are published from files that are there, or arrive piece by piece: see [`Arrival`]. A QEMU has a place to run from besides:
+//! see [`prefix`].
 
 mod arrival;
+mod prefix;
 
 use std::collections::HashSet;
 use std::fs::{self, File, Permissions};
@@ -18,7 +20,7 @@ pub use arrival::{Arrival, PartialBlob};
 
 use crate::digest::Digest;
 use crate::error::ImageError;
-use crate::manifest::{BlobRole, Manifest, check_name};
+use crate::manifest::{Blob, BlobRole, Manifest, check_name};
 use crate::verify::verify_blob;
 
 /// Prefix of files that are being written. Under the lock, any that is there was left by a writer that died.
@@ -34,7 +36,7 @@ pub struct ImageStore {
 #[derive(Clone, Debug)]
 pub struct Image {
     manifest: Manifest,
-    blobs_dir: PathBuf,
+    store: ImageStore,
 }
 
 /// Where the content of an image that is being published lies.
@@ -46,6 +48,8 @@ pub struct BlobSources<'a> {
     pub initramfs: &'a Path,
     /// The root file system.
     pub root: &'a Path,
+    /// The directory that holds `qemu` and its firmware. `None`: there is none, or the store has its blobs.
+    pub qemu: Option<&'a Path>,
 }
 
 /// What [`ImageStore::prune`] removed.
@@ -108,8 +112,11 @@ impl ImageStore {
         let json = manifest.to_json().map_err(|source| ImageError::BadManifest { path: path.clone(), source })?;
         let image = self.image(manifest.clone());
         let _lock = self.lock()?;
-        for role in BlobRole::ALL {
-            add_blob(&image, role, sources.get(role))?;
+        for ((role, blob), source) in manifest.blobs().into_iter().zip(sources.paths(manifest)) {
+            add_blob(&image, role, blob, source.as_deref())?;
+        }
+        if let Some(prefix) = image.prefix() {
+            prefix.ensure(None)?;
         }
         write_atomically(&path, |file| file.write_all(&json))?;
         Ok(image)
@@ -123,13 +130,15 @@ impl ImageStore {
     pub fn prune(&self) -> Result<Pruned, ImageError> {
         let Some(_arrival) = self.try_arrival()? else { return Ok(Pruned::default()) };
         let _lock = self.lock()?;
-        let mut named: HashSet<Digest> = HashSet::new();
+        let (mut named, mut prefixes) = (HashSet::new(), HashSet::new());
         for name in self.list()? {
             let image = self.load(&name)?;
-            named.extend(BlobRole::ALL.map(|role| image.manifest.blob(role).blake3));
+            named.extend(image.manifest.blobs().iter().map(|(_, blob)| blob.blake3));
+            prefixes.extend(image.prefix().map(|prefix| prefix.dir().to_owned()));
         }
-        let is_blob_to_keep = |file: &str| file.parse().is_ok_and(|digest| named.contains(&digest));
+        let is_blob_to_keep = |file: &str| file.parse().is_ok_and(|digest: Digest| named.contains(&digest));
         let mut pruned = Pruned::default();
+        prefix::prune(self, &prefixes, &mut pruned)?;
         for path in entries(&self.blobs_dir())? {
             if !path.file_name().and_then(|file| file.to_str()).is_some_and(is_blob_to_keep) {
                 pruned.remove(&path)?;
@@ -145,7 +154,7 @@ impl ImageStore {
     }
 
     fn image(&self, manifest: Manifest) -> Image {
-        Image { manifest, blobs_dir: self.blobs_dir() }
+        Image { manifest, store: self.clone() }
     }
 
     fn blobs_dir(&self) -> PathBuf {
@@ -185,18 +194,20 @@ impl Image {
         &self.manifest
     }
 
-    pub(crate) fn blob_path(&self, role: BlobRole) -> PathBuf {
-        self.blobs_dir.join(self.manifest.blob(role).blake3.to_string())
+    pub(crate) fn blob_path(&self, blob: Blob) -> PathBuf {
+        self.store.blob_path(blob.blake3)
     }
 }
 
-impl<'a> BlobSources<'a> {
-    fn get(&self, role: BlobRole) -> &'a Path {
-        match role {
-            BlobRole::Kernel => self.kernel,
-            BlobRole::Initramfs => self.initramfs,
-            BlobRole::Root => self.root,
-        }
+impl BlobSources<'_> {
+    /// Where each blob comes from, in the order of [`Manifest::blobs`].
+    fn paths(&self, manifest: &Manifest) -> Vec<Option<PathBuf>> {
+        let guests = [self.kernel, self.initramfs, self.root].map(|path| Some(path.to_owned()));
+        let qemus = manifest.qemu.iter().flat_map(|qemu| {
+            let names = [prefix::PROGRAM].into_iter().chain(qemu.firmware.keys().map(String::as_str));
+            names.map(|name| self.qemu.map(|dir| dir.join(name)))
+        });
+        guests.into_iter().chain(qemus).collect()
     }
 }
 
@@ -211,11 +222,10 @@ impl Pruned {
 }
 
 /// Brings one blob into the store, unless it is there and whole.
-fn add_blob(image: &Image, role: BlobRole, source: &Path) -> Result<(), ImageError> {
-    let (blob, target) = (image.manifest.blob(role), image.blob_path(role));
-    if verify_blob(role, blob, &target, None).is_ok() {
-        return Ok(());
-    }
+fn add_blob(image: &Image, role: BlobRole, blob: Blob, source: Option<&Path>) -> Result<(), ImageError> {
+    let target = image.blob_path(blob);
+    let in_place = verify_blob(role, blob, &target, None);
+    let Some(source) = source.filter(|_| in_place.is_err()) else { return in_place };
     verify_blob(role, blob, source, None)?;
     let mut from = File::open(source).map_err(ImageError::io("open", source))?;
     write_atomically(&target, |file| io::copy(&mut from, file).map(drop))

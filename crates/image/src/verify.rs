@@ -12,18 +12,23 @@ use crate::manifest::{Blob, BlobRole, Manifest};
 use crate::stamp::Stamp;
 use crate::store::Image;
 
-/// An image whose three blobs had the manifest's content. Made by [`Image::verify`] and [`Image::verify_fully`] only.
+/// An image whose files had the manifest's content. Made by [`Image::verify`] and [`Image::verify_fully`] only.
 #[derive(Clone, Debug)]
 pub struct VerifiedImage(Image);
 
 impl Image {
-    /// Proves every blob, trusting stamps in `stamp_dir` and leaving new ones there.
+    /// Proves every file that a VM is made of, trusting stamps in `stamp_dir` and leaving new ones there. A QEMU that is not laid out,
+    /// or not whole, is laid out anew.
     ///
     /// # Errors
     /// The first blob that is missing, unreadable or damaged.
     pub fn verify(&self, stamp_dir: Option<&Path>) -> Result<VerifiedImage, ImageError> {
-        for role in BlobRole::ALL {
-            verify_blob(role, self.manifest().blob(role), &self.blob_path(role), stamp_dir)?;
+        for (role, blob) in self.manifest().guests_blobs() {
+            verify_blob(role, blob, &self.blob_path(blob), stamp_dir)?;
+        }
+        // Its blobs are read only to lay it out anew: what is run are the copies.
+        if let Some(prefix) = self.prefix() {
+            prefix.ensure(stamp_dir)?;
         }
         Ok(VerifiedImage(self.clone()))
     }
@@ -47,19 +52,31 @@ impl VerifiedImage {
     /// The kernel's file.
     #[must_use]
     pub fn kernel(&self) -> std::path::PathBuf {
-        self.0.blob_path(BlobRole::Kernel)
+        self.0.blob_path(self.manifest().kernel)
     }
 
     /// The initramfs's file.
     #[must_use]
     pub fn initramfs(&self) -> std::path::PathBuf {
-        self.0.blob_path(BlobRole::Initramfs)
+        self.0.blob_path(self.manifest().initramfs)
+    }
+
+    /// The program of the image's QEMU, if it has one. Its firmware lies where it looks for it.
+    #[must_use]
+    pub fn qemu(&self) -> Option<std::path::PathBuf> {
+        self.0.prefix().map(|prefix| prefix.program())
+    }
+
+    /// The directory of that QEMU's firmware.
+    #[must_use]
+    pub fn firmware(&self) -> Option<std::path::PathBuf> {
+        self.0.prefix().map(|prefix| prefix.firmware())
     }
 
     /// The root file system's file.
     #[must_use]
     pub fn root(&self) -> std::path::PathBuf {
-        self.0.blob_path(BlobRole::Root)
+        self.0.blob_path(self.manifest().root)
     }
 }
 

@@ -52,6 +52,7 @@ fn manifest() -> Manifest {
         packages: Vec::new(),
         registries: BTreeMap::new(),
         indexes: BTreeMap::new(),
+        qemu: None,
     }
 }
 

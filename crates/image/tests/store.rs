@@ -34,7 +34,7 @@ impl Fixture {
 
     fn publish(&self, name: &str, root: &str) -> Result<Image, ImageError> {
         let (kernel, initramfs, root_path) = (self.source("kernel"), self.source("agent"), self.source(root));
-        let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root_path };
+        let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root_path, qemu: None };
         self.store.publish(&manifest(name, root), sources)
     }
 
@@ -61,6 +61,7 @@ fn manifest(name: &str, root: &str) -> Manifest {
         packages: vec![Package { name: "bash".into(), version: "5.2-1".into() }],
         registries: BTreeMap::new(),
         indexes: BTreeMap::new(),
+        qemu: None,
     }
 }
 
@@ -106,7 +107,7 @@ fn a_manifest_under_the_name_of_another_image_is_refused() {
 fn a_source_with_other_content_than_the_manifest_says_is_not_published() {
     let fixture = Fixture::new();
     let (kernel, initramfs, root) = (fixture.source("kernel"), fixture.source("agent"), fixture.source("rooT"));
-    let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root };
+    let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root, qemu: None };
     let refused = fixture.store.publish(&manifest("standard", "root"), sources).unwrap_err();
     assert!(matches!(&refused, ImageError::BlobContent { path, .. } if *path == root), "{refused:?}");
     assert_eq!(fixture.store.list().unwrap(), Vec::<String>::new());
@@ -180,7 +181,9 @@ fn publishing_and_pruning_at_once_never_lose_a_blob() {
             scope.spawn(move || {
                 for (index, (root, path)) in half.iter().enumerate() {
                     let name = format!("image{}", index % 3);
-                    store.publish(&manifest(&name, root), BlobSources { kernel, initramfs, root: path }).unwrap();
+                    store
+                        .publish(&manifest(&name, root), BlobSources { kernel, initramfs, root: path, qemu: None })
+                        .unwrap();
                     store.prune().unwrap();
                 }
             });

@@ -46,6 +46,11 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
     // Nothing that was not asked for: no default devices, no configuration files, no window, and a reset is the end.
     args.flag("-nodefaults").flag("-no-user-config").pair("-display", "none").flag("-no-reboot");
     args.pair("-name", option("guest=", &machine.name));
+    if let Some(fd) = machine.firmware_fd {
+        args.pair("-L", format!("/proc/self/fd/{fd}"));
+        // A QEMU whose firmware is inherited is executed by a descriptor too, and would be called by that one's number.
+        args.pair("-name", format!("process={}", machine.arch.qemu_program()));
+    }
     if machine.sandbox {
         args.pair("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     }
@@ -270,6 +275,7 @@ mod tests {
             qmp_fd: 4,
             network: None,
             console: None,
+            firmware_fd: None,
             sandbox: true,
         }
     }
@@ -319,6 +325,15 @@ mod tests {
     fn kvm_on_x86_64_with_a_console() {
         let console = Some(Console::File("/run/vm-1/console".into()));
         insta::assert_snapshot!(page(&Machine { console, ..machine(Arch::X86_64, kvm()) }));
+    }
+
+    #[test]
+    fn firmware_that_is_inherited_is_looked_for_first_and_shapes_no_state() {
+        let plain = machine(Arch::X86_64, tcg());
+        let own = Machine { firmware_fd: Some(12), ..plain.clone() };
+        let expected = "\n-name guest=vm-1\n-L /proc/self/fd/12\n-name process=qemu-system-x86_64\n";
+        assert!(page(&own).contains(expected), "{}", page(&own));
+        assert_eq!(shape(&own), shape(&plain));
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Machine {
     pub network: Option<NetworkCard>,
     /// Where the guest's serial port writes; `None` gives it none, which boots 150 to 300 ms sooner under emulation.
     pub console: Option<Console>,
+    /// The directory of the board's firmware, inherited by QEMU under this number; `None`: QEMU finds it beside its program. Linux only.
+    pub firmware_fd: Option<RawFd>,
     /// Whether QEMU confines itself by seccomp. Linux only.
     pub sandbox: bool,
 }

@@ -2,7 +2,8 @@
 //!
 //! A base is a URL or a directory that is laid out like a store: `<name>.json` and `blobs/<blake3>`. Owns what may be fetched when (asked
 //! for, or because a start finds no image), who fetches (one at a time, in whatever process), and what to do about an image that cannot
-//! be used. There is no base unless somebody configures one, and it is believed: whoever can write there chooses what VMs boot.
+//! be used. There is no base unless somebody configures one, and it is believed: whoever can write there chooses what VMs boot, and which QEMU
+//! runs them.
 
 mod fetch;
 mod place;
@@ -57,7 +58,7 @@ pub struct Pulled {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct PulledBlob {
-    /// What it is for: `kernel`, `initramfs` or `root file system`.
+    /// What it is for: `kernel`, `initramfs`, `root file system`, `QEMU` or `firmware`.
     pub role: String,
     /// BLAKE3 of its content, in hexadecimal.
     pub blake3: String,

@@ -106,7 +106,7 @@ pub struct SchedulerConfig {
     pub remote_cache: Option<exec_sandbox_remote::Config>,
     /// Where running VMs have their directories. `None`: `$EXEC_SANDBOX_RUN_DIR`, else the user's runtime directory.
     pub run_dir: Option<PathBuf>,
-    /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else `qemu-system-<arch>` on the `PATH`.
+    /// The QEMU program. `None`: `$EXEC_SANDBOX_QEMU`, else the image's own, else `qemu-system-<arch>` on the `PATH`.
     pub qemu: Option<PathBuf>,
     /// The control group (of version 2) in which each VM's own is made. `None`: `$EXEC_SANDBOX_CGROUP`, else that of this process
     /// or the one around it, if groups with memory and pids can be made there. Without one, VMs have no limits of the host's.

@@ -4,6 +4,7 @@
 
 mod packages;
 
+use exec_sandbox_image::VerifiedImage;
 use exec_sandbox_qemu::Accelerator;
 use serde::Serialize;
 
@@ -80,12 +81,13 @@ pub async fn examine(config: SchedulerConfig) -> Result<Report, Error> {
 }
 
 fn checks(settings: &Settings) -> Vec<Check> {
-    let program = host::arch().and_then(|arch| qemu_program::find(arch, settings));
+    let image = host::image_fully(settings);
+    let program = host::arch().and_then(|arch| qemu_program::find(arch, settings, image.as_ref().ok()));
     let accelerator = program.as_ref().ok().map(|program| accelerator(settings, program));
     [
-        Some(qemu(program.as_ref())),
+        Some(qemu(settings, program.as_ref())),
         accelerator,
-        Some(image(settings)),
+        Some(self::image(settings, image)),
         Some(run_directory(settings)),
         Some(capacity(settings)),
         Some(descriptors()),
@@ -98,9 +100,16 @@ fn checks(settings: &Settings) -> Vec<Check> {
     .collect()
 }
 
-fn qemu(program: Result<&QemuProgram, &Error>) -> Check {
+fn qemu(settings: &Settings, program: Result<&QemuProgram, &Error>) -> Check {
     match program {
-        Ok(program) => ok("qemu", format!("{} {}", program.path.display(), program.version)),
+        Ok(QemuProgram { path, version, own }) => {
+            let why = match (&settings.qemu, own) {
+                (Some(_), _) => "as it was named",
+                (None, Some(_)) => "the image's own",
+                (None, None) => "from the PATH",
+            };
+            ok("qemu", format!("{} {version}, {why}", path.display()))
+        }
         Err(error) => failed("qemu", error),
     }
 }
@@ -122,8 +131,8 @@ fn accelerator(settings: &Settings, program: &QemuProgram) -> Check {
     }
 }
 
-fn image(settings: &Settings) -> Check {
-    match host::image_fully(settings) {
+fn image(settings: &Settings, image: Result<VerifiedImage, Error>) -> Check {
+    match image {
         Ok(image) => {
             let manifest = image.manifest();
             let languages: Vec<_> =
@@ -196,12 +205,8 @@ fn jail(settings: &Settings, program: &QemuProgram) -> Check {
     let accelerator = host::accelerator(settings, program).map(|verdict| verdict.accelerator);
     let accelerator = accelerator.unwrap_or(Accelerator::Tcg { tsc_khz: None });
     let image = host::image(settings).ok().and_then(|image| ImageFiles::open(&image).ok());
-    let confinement = host::confinement(
-        &program.path,
-        &accelerator,
-        image.as_ref().map(|image| (image, None)),
-        settings.cgroup.as_deref(),
-    );
+    let confinement =
+        host::confinement(program, &accelerator, image.as_ref().map(|image| (image, None)), settings.cgroup.as_deref());
     let layers = confinement.layers();
     let describe = |layer: &Layer<'_>| match layer.missing {
         None => layer.name.clone(),

@@ -25,7 +25,7 @@ fn of(settings: Settings) -> Result<String, Error> {
         let doing = format!("finding image {:?}", settings.config.image);
         Error::new(ErrorKind::AssetNotFound, doing).because(error).remedied_by("run `sbx doctor`")
     })?;
-    let qemu = qemu_program::identity(host::arch()?, &settings)?;
+    let qemu = qemu_program::identity(host::arch()?, &settings, image.manifest())?;
     let place =
         |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.into()).into_os_string().into_encoded_bytes();
     let maybe = |path: &Option<_>| path.as_deref().map(place).unwrap_or_default();
@@ -111,6 +111,7 @@ mod tests {
             packages: Vec::new(),
             registries: BTreeMap::new(),
             indexes: BTreeMap::new(),
+            qemu: None,
         };
         fs::write(dir.join("images/standard.json"), manifest.to_json().expect("it is valid")).expect("it is ours");
     }

@@ -46,7 +46,7 @@ const GATEWAY_CEILING_MIB: u64 = 192;
 /// What VMs are made of on this machine.
 #[derive(Debug)]
 pub(crate) struct Host {
-    pub(crate) qemu: PathBuf,
+    pub(crate) qemu: QemuProgram,
     pub(crate) arch: qemu::Arch,
     pub(crate) accelerator: qemu::Accelerator,
     pub(crate) image: ImageFiles,
@@ -114,9 +114,14 @@ impl Host {
     pub(crate) fn examine(settings: &Settings) -> Result<Self, Error> {
         raise_descriptor_limit();
         let arch = arch()?;
-        let program = qemu_program::find(arch, settings)?;
+        let (program, image) = match &settings.qemu {
+            Some(_) => (qemu_program::find(arch, settings, None)?, image(settings)?),
+            None => {
+                let image = image(settings)?;
+                (qemu_program::find(arch, settings, Some(&image))?, image)
+            }
+        };
         let verdict = accelerator(settings, &program)?;
-        let image = image(settings)?;
         let facts = Facts {
             accelerator: verdict.accelerator.name().into(),
             accelerator_reason: verdict.reason.clone(),
@@ -149,14 +154,13 @@ impl Host {
             Error::new(ErrorKind::AssetNotFound, format!("opening image {:?}", settings.config.image)).because(error)
         })?;
         let read = Some((&image, memories.as_ref()));
-        let confinement = confinement(&program.path, &verdict.accelerator, read, settings.cgroup.as_deref());
+        let confinement = confinement(&program, &verdict.accelerator, read, settings.cgroup.as_deref());
         let budget = Budget::of(&settings.config, Machine::read(), &verdict.accelerator);
         for layer in confinement.layers() {
             debug!(layer = layer.name, missing = ?layer.missing, "examined");
         }
         debug!(?facts, ?budget, "examined");
         Ok(Self {
-            qemu: program.path.clone(),
             arch,
             accelerator: verdict.accelerator,
             image,
@@ -166,6 +170,7 @@ impl Host {
             languages,
             bell,
             confined: Mutex::new(Confined { program: identity(&program.path), confinement: Arc::new(confinement) }),
+            qemu: program,
             gateway: (settings.gateway.clone(), Mutex::default()),
             registries,
             shared,
@@ -183,9 +188,10 @@ impl Host {
     /// What confines the QEMU that is there now. Blocks for a moment if it is not the one that was there last.
     pub(crate) fn confinement(&self) -> Arc<Confinement> {
         let mut confined = self.confined.lock().unwrap_or_else(PoisonError::into_inner);
-        let program = identity(&self.qemu);
-        if program.is_some() && program != confined.program {
-            debug!(qemu = %self.qemu.display(), "the program has been replaced");
+        let program = identity(&self.qemu.path);
+        // One that is kept open stays the one that it was.
+        if self.qemu.own.is_none() && program.is_some() && program != confined.program {
+            debug!(qemu = %self.qemu.path.display(), "the program has been replaced");
             let read = Some((&self.image, self.memories.as_ref()));
             let found = confinement(&self.qemu, &self.accelerator, read, self.cgroup.as_deref());
             *confined = Confined { program, confinement: Arc::new(found) };
@@ -242,15 +248,18 @@ impl ImageFiles {
 
 /// What confines the QEMU `program` that reads an image, and memories in a directory, with control groups in `cgroup` if one is named.
 pub(crate) fn confinement(
-    program: &Path,
+    program: &QemuProgram,
     accelerator: &qemu::Accelerator,
     read: Option<(&ImageFiles, Option<&File>)>,
     cgroup: Option<&Path>,
 ) -> Confinement {
-    let files = read.map(|(image, _)| image.each().to_vec()).unwrap_or_default();
+    let own = program.own.as_deref();
+    let files = read.into_iter().flat_map(|(image, _)| image.each()).chain(own.map(|own| &own.firmware));
+    let files: Vec<&File> = files.collect();
     let directory = read.and_then(|(_, memories)| memories);
     let kvm = matches!(accelerator, qemu::Accelerator::Kvm { .. });
-    Confinement::find(&Subject { id: &new_vm_id(), program, files: &files, directory, kvm }, cgroup)
+    let (program, opened) = (&*program.path, own.map(|own| &own.program));
+    Confinement::find(&Subject { id: &new_vm_id(), program, opened, files: &files, directory, kvm }, cgroup)
 }
 
 /// The snapshots of a host, if it shall have any. That there can be none is no error: VMs boot.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use exec_sandbox_image::{BlobRole, ImageStore};
+use exec_sandbox_image::ImageStore;
 
 use crate::{Error, ErrorKind, SchedulerConfig, assets, paths::Environment};
 
@@ -18,7 +18,7 @@ pub struct ImageInfo {
     pub kernel_version: String,
     /// Each language that it runs, with its interpreter's version.
     pub languages: Vec<(String, String)>,
-    /// Kernel, initramfs and root file system together, in bytes.
+    /// Kernel, initramfs and root file system together, and its QEMU if it has one, in bytes.
     pub size_bytes: u64,
     /// The directory of the store.
     pub path: PathBuf,
@@ -39,7 +39,7 @@ pub fn images(config: &SchedulerConfig) -> Result<Vec<ImageInfo>, Error> {
             arch: manifest.arch.clone(),
             kernel_version: manifest.kernel_version.clone(),
             languages: manifest.languages.iter().map(|(name, it)| (name.clone(), it.version.clone())).collect(),
-            size_bytes: BlobRole::ALL.iter().map(|role| manifest.blob(*role).size_bytes).sum(),
+            size_bytes: manifest.blobs().iter().map(|(_, blob)| blob.size_bytes).sum(),
             path: settings.images_dir.clone(),
         })
     };

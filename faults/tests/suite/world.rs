@@ -324,8 +324,9 @@ fn publish_image(dir: &Path) {
         packages: Vec::new(),
         registries: BTreeMap::new(),
         indexes: BTreeMap::new(),
+        qemu: None,
     };
     let (kernel, initramfs, root) = (source("kernel"), source("initramfs"), source("root"));
-    let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root };
+    let sources = BlobSources { kernel: &kernel, initramfs: &initramfs, root: &root, qemu: None };
     ImageStore::at(dir).publish(&manifest, sources).expect("it is valid");
 }

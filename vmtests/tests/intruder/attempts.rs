@@ -34,14 +34,17 @@ use Verdict::{Ended, Reached, Refused};
 /// What code in QEMU's place tries.
 pub(crate) fn of_qemu(outside: &Outside) -> Vec<Attempt> {
     let mut attempts = vec![
-        attempt("read a library", Reached, open("/usr/lib", libc::O_RDONLY)),
-        attempt("read random bytes", Reached, open("/dev/urandom", libc::O_RDONLY)),
+        attempt("read its own program", Reached, open("/proc/self/exe", libc::O_RDONLY)),
         attempt("write to nowhere", Reached, open("/dev/null", libc::O_WRONLY)),
         attempt("see that a file is there", Reached, path_call(libc::SYS_stat, outside.path("file"), [buffer()])),
         attempt("see that a process is there", Reached, of_process(libc::SYS_getsid, outside, [])),
         attempt("have memory of its own", Reached, call(libc::SYS_memfd_create, [text("x"), Number(0)])),
         attempt("have sockets of its own", Reached, socketpair()),
     ];
+    attempts.extend([
+        attempt("read a library", Refused, open("/usr/lib", libc::O_RDONLY)),
+        attempt("use a device", Refused, open("/dev/urandom", libc::O_RDONLY)),
+    ]);
     attempts.extend(files(outside, Refused));
     attempts.extend(marks(outside, Refused));
     attempts.extend(processes(outside, Refused));

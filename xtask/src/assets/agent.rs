@@ -93,7 +93,7 @@ fn pack(agent: &[u8]) -> std::io::Result<Vec<u8>> {
 }
 
 /// Whether a 64-bit little-endian ELF program asks for a dynamic loader; `None` if it is no such program.
-fn asks_for_loader(elf: &[u8]) -> Option<bool> {
+pub(crate) fn asks_for_loader(elf: &[u8]) -> Option<bool> {
     if !elf.starts_with(b"\x7fELF\x02\x01") {
         return None;
     }

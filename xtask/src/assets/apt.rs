@@ -23,6 +23,9 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// apt's program for single downloads. It is in no PATH.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
 
+/// How the name of a source's archive ends.
+pub(crate) const SOURCE_SUFFIX: &str = ".orig.tar.xz";
+
 /// Every essential package but apt: it is essential to Debian, and the guest's root is read-only.
 const ESSENTIAL: &str = "?and(?essential, ?not(?exact-name(apt)))";
 
@@ -87,6 +90,11 @@ impl Apt {
         self.resolve(self.command("apt-get").args(["download", "--print-uris", "-qq", package]))
     }
 
+    /// The newest source of one package as its authors released it, without Debian's changes.
+    pub(crate) fn source(&self, package: &str) -> Result<Vec<Deb>> {
+        self.resolve(self.command("apt-get").args(["source", "--print-uris", "-qq", "--tar-only", package]))
+    }
+
     /// Packages with everything that they depend on.
     pub(crate) fn closure(&self, packages: &[String]) -> Result<Vec<Deb>> {
         self.resolve(self.install().args(packages))
@@ -122,8 +130,11 @@ fn write_state(dir: &Path, mirror: &str, suites: &[String]) -> std::io::Result<P
     for part in ["state/lists/partial", "cache/archives/partial", "none"] {
         fs::create_dir_all(dir.join(part))?;
     }
-    let sources: String =
-        suites.iter().map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n")).collect();
+    let kinds = ["deb", "deb-src"].into_iter();
+    let lines = kinds.flat_map(|kind| {
+        suites.iter().map(move |suite| format!("{kind} [signed-by={KEYRING}] {mirror} {suite} main\n"))
+    });
+    let sources: String = lines.collect();
     fs::write(dir.join("sources.list"), sources)?;
     // Nothing counts as installed, so a resolution has everything in it.
     fs::write(dir.join("status"), "")?;
@@ -176,7 +187,7 @@ fn deb_in(line: &str, mirror: &str) -> Result<Deb> {
     };
     let pool = uri.trim_matches('\'').strip_prefix(mirror).with_context(|| format!("{uri} is not on the mirror"))?;
     let sha256 = hash.strip_prefix("SHA256:").with_context(|| format!("apt gave no SHA-256 digest for {file}"))?;
-    let mut parts = file.trim_end_matches(".deb").split('_');
+    let mut parts = file.trim_end_matches(".deb").trim_end_matches(SOURCE_SUFFIX).split('_');
     let (Some(name), Some(version)) = (parts.next(), parts.next()) else {
         bail!("{file} is not named like a package");
     };
@@ -220,6 +231,15 @@ mod tests {
             sha256: digest,
             pool: "pool/main/g/git/git_1%3a2.47.3-0%2bdeb13u1_amd64.deb".into(),
         };
+        assert_eq!(debs_in(&listing, MIRROR).unwrap(), [expected]);
+    }
+
+    #[test]
+    fn a_source_is_read_with_its_version() {
+        let digest = "a".repeat(64);
+        let pool = "pool/main/q/qemu/qemu_10.0.13%2bds.orig.tar.xz";
+        let listing = format!("'{MIRROR}{pool}' qemu_10.0.13+ds.orig.tar.xz 40010016 SHA256:{digest}\n");
+        let expected = Deb { name: "qemu".into(), version: "10.0.13+ds".into(), sha256: digest, pool: pool.into() };
         assert_eq!(debs_in(&listing, MIRROR).unwrap(), [expected]);
     }
 

@@ -160,6 +160,11 @@ impl Cache {
 }
 
 impl Artefact {
+    /// Where its files are.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The file that the step made under this name.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.join(name)

@@ -53,9 +53,8 @@ impl<'a> Fetcher<'a> {
 
     /// Names of the downloads that the lock stands for.
     pub(crate) fn pinned_digests(&self) -> Vec<String> {
-        let sets = [DebSet::Kernel, DebSet::Tools, DebSet::Image];
-        let debs = sets.iter().flat_map(|set| self.lock.debs(*set)).map(|deb| deb.sha256.clone());
-        let wheels = self.lock.wheels.iter().map(|wheel| wheel.sha256.clone());
+        let debs = DebSet::ALL.iter().flat_map(|(_, set)| self.lock.debs(*set)).map(|deb| deb.sha256.clone());
+        let wheels = self.lock.wheels.iter().chain(&self.lock.qemu_wheels).map(|wheel| wheel.sha256.clone());
         debs.chain(wheels).chain([bun_name(&self.lock)]).collect()
     }
 
@@ -98,10 +97,15 @@ impl<'a> Fetcher<'a> {
         self.lock.wheels.iter().map(|wheel| Ok((wheel.clone(), self.wheel(wheel, ui)?))).collect()
     }
 
+    /// The wheels that QEMU is built with, in the lock's order.
+    pub(crate) fn qemu_wheels(&self, ui: &mut Ui) -> Result<Vec<(Wheel, PathBuf)>> {
+        self.lock.qemu_wheels.iter().map(|wheel| Ok((wheel.clone(), self.wheel(wheel, ui)?))).collect()
+    }
+
     /// Says once more, at the end, that the lock file is behind.
     pub(crate) fn warn_if_moved(&self) {
         let mut lines = Vec::new();
-        for set in [DebSet::Kernel, DebSet::Tools, DebSet::Image] {
+        for (_, set) in DebSet::ALL {
             lines.extend(lock::differences(self.written.debs(set), self.lock.debs(set)));
         }
         if !lines.is_empty() {
@@ -170,6 +174,10 @@ impl<'a> Fetcher<'a> {
 pub(crate) fn resolve(apt: &Apt, recipe: &Recipe, set: DebSet) -> Result<Vec<Deb>> {
     match set {
         DebSet::Kernel => apt.single(&recipe.debian.kernel),
+        DebSet::Qemu => {
+            let [source, firmware] = [&recipe.debian.qemu.source, &recipe.debian.qemu.firmware];
+            Ok([apt.source(source)?, apt.single(firmware)?].concat())
+        }
         DebSet::Tools => apt.closure(&recipe.debian.tools),
         DebSet::Image => apt.system(&recipe.image.packages),
     }

@@ -9,6 +9,8 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::apt;
+
 /// The file beside the recipe.
 pub(crate) const FILE_NAME: &str = "assets.lock.toml";
 
@@ -22,8 +24,12 @@ const HEADER: &str = "\
 pub(crate) struct Lock {
     pub(crate) bun: NpmPackage,
     pub(crate) wheels: Vec<Wheel>,
+    /// Wheels that QEMU is built with.
+    pub(crate) qemu_wheels: Vec<Wheel>,
     /// The kernel's source.
     pub(crate) kernel: Vec<Deb>,
+    /// QEMU's source and its firmware.
+    pub(crate) qemu: Vec<Deb>,
     /// Programs that the build runs.
     pub(crate) tools: Vec<Deb>,
     /// The root file system.
@@ -49,7 +55,7 @@ pub(crate) struct Wheel {
     pub(crate) sha256: String,
 }
 
-/// A Debian binary package.
+/// A Debian binary package, or the source of some.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Deb {
@@ -65,10 +71,18 @@ pub(crate) struct Deb {
 pub(crate) enum DebSet {
     /// The kernel's source.
     Kernel,
+    /// QEMU's source and its firmware.
+    Qemu,
     /// Programs that the build runs.
     Tools,
     /// The root file system.
     Image,
+}
+
+impl DebSet {
+    /// Every list, as the lock file names it.
+    pub(crate) const ALL: [(&'static str, Self); 4] =
+        [("kernel", Self::Kernel), ("qemu", Self::Qemu), ("tools", Self::Tools), ("image", Self::Image)];
 }
 
 impl Lock {
@@ -91,11 +105,13 @@ impl Lock {
         let NpmPackage { name, version, integrity } = &self.bun;
         let mut text =
             format!("{HEADER}bun = {{ name = {name:?}, version = {version:?}, integrity = {integrity:?} }}\n");
-        let wheels = self.wheels.iter().map(|wheel| {
-            format!("name = {:?}, version = {:?}, sha256 = {:?}", wheel.name, wheel.version, wheel.sha256)
-        });
-        render_list(&mut text, "wheels", wheels);
-        for (key, set) in [("kernel", DebSet::Kernel), ("tools", DebSet::Tools), ("image", DebSet::Image)] {
+        for (key, wheels) in [("wheels", &self.wheels), ("qemu_wheels", &self.qemu_wheels)] {
+            let wheels = wheels.iter().map(|wheel| {
+                format!("name = {:?}, version = {:?}, sha256 = {:?}", wheel.name, wheel.version, wheel.sha256)
+            });
+            render_list(&mut text, key, wheels);
+        }
+        for (key, set) in DebSet::ALL {
             let debs = self.debs(set).iter().map(|deb| {
                 let Deb { name, version, sha256, pool } = deb;
                 format!("name = {name:?}, version = {version:?}, sha256 = {sha256:?}, pool = {pool:?}")
@@ -109,6 +125,7 @@ impl Lock {
     pub(crate) fn debs(&self, set: DebSet) -> &[Deb] {
         match set {
             DebSet::Kernel => &self.kernel,
+            DebSet::Qemu => &self.qemu,
             DebSet::Tools => &self.tools,
             DebSet::Image => &self.image,
         }
@@ -118,6 +135,7 @@ impl Lock {
     pub(crate) fn replace(&mut self, set: DebSet, debs: Vec<Deb>) {
         match set {
             DebSet::Kernel => self.kernel = debs,
+            DebSet::Qemu => self.qemu = debs,
             DebSet::Tools => self.tools = debs,
             DebSet::Image => self.image = debs,
         }
@@ -127,17 +145,18 @@ impl Lock {
         check_word("bun", &self.bun.name.replace(['@', '/'], ""))?;
         check_word("bun", &self.bun.version)?;
         ensure!(self.bun.integrity.starts_with("sha512-"), "the integrity of bun is not a sha512 one");
-        for wheel in &self.wheels {
+        for wheel in self.wheels.iter().chain(&self.qemu_wheels) {
             check_word(&wheel.name, &wheel.name)?;
             check_word(&wheel.name, &wheel.version)?;
             check_sha256(&wheel.name, &wheel.sha256)?;
         }
-        for set in [DebSet::Kernel, DebSet::Tools, DebSet::Image] {
+        for (_, set) in DebSet::ALL {
             ensure!(!self.debs(set).is_empty(), "a list of Debian packages is empty");
             for deb in self.debs(set) {
                 check_word(&deb.name, &deb.name)?;
                 check_sha256(&deb.name, &deb.sha256)?;
-                let is_plain = deb.pool.starts_with("pool/") && deb.pool.ends_with(".deb") && !deb.pool.contains("..");
+                let is_package = deb.pool.ends_with(".deb") || deb.pool.ends_with(apt::SOURCE_SUFFIX);
+                let is_plain = deb.pool.starts_with("pool/") && is_package && !deb.pool.contains("..");
                 ensure!(is_plain, "{}: {:?} is not a path in a Debian archive", deb.name, deb.pool);
             }
         }
@@ -199,7 +218,9 @@ mod tests {
         Lock {
             bun: NpmPackage { name: "@oven/bun".into(), version: "1.4.5".into(), integrity: "sha512-AA==".into() },
             wheels: vec![Wheel { name: "uv".into(), version: "0.13.9".into(), sha256: "b".repeat(64) }],
+            qemu_wheels: vec![Wheel { name: "meson".into(), version: "1.5.0".into(), sha256: "c".repeat(64) }],
             kernel: vec![deb("linux-source-6.12", "6.12.117-1")],
+            qemu: vec![deb("qemu-system-data", "1:10.0.13+ds-0+deb13u1")],
             tools: vec![deb("erofs-utils", "1.8.6-1")],
             image: vec![deb("libc6", "2.41-12+deb13u5"), deb("git", "1:2.47.3-0+deb13u1")],
         }

@@ -6,11 +6,11 @@
 #![expect(clippy::print_stderr, reason = "this module is the one that talks to the terminal")]
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use exec_sandbox_image::{BlobRole, VerifiedImage};
+use exec_sandbox_image::{Qemu, VerifiedImage};
 
 /// Between two signs of life in a log. A compile of minutes should not look dead, nor fill the log.
 const LOG_BEAT: Duration = Duration::from_secs(30);
@@ -129,14 +129,15 @@ pub(crate) fn show_image(images: &Path, image: &VerifiedImage) {
     for (language, interpreter) in &manifest.languages {
         eprintln!("  {language}: {} {}", interpreter.path, interpreter.version);
     }
-    for role in BlobRole::ALL {
-        let path: PathBuf = match role {
-            BlobRole::Kernel => image.kernel(),
-            BlobRole::Initramfs => image.initramfs(),
-            BlobRole::Root => image.root(),
-        };
-        let kib = manifest.blob(role).size_bytes / 1024;
-        eprintln!("  {role}: {kib} KiB, {}", path.display());
+    for (role, blob) in manifest.blobs() {
+        eprintln!(
+            "  {role}: {} KiB, {}",
+            blob.size_bytes / 1024,
+            images.join("blobs").join(blob.blake3.to_string()).display()
+        );
+    }
+    if let (Some(Qemu { version, .. }), Some(program)) = (&manifest.qemu, image.qemu()) {
+        eprintln!("  QEMU {version}, laid out as {}", program.display());
     }
 }
 

@@ -23,7 +23,18 @@ pub(crate) struct Recipe {
 pub(crate) struct Debian {
     pub(crate) suites: Vec<String>,
     pub(crate) kernel: String,
+    pub(crate) qemu: QemuPackages,
     pub(crate) tools: Vec<String>,
+}
+
+/// What QEMU is made of.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct QemuPackages {
+    /// A source package.
+    pub(crate) source: String,
+    /// The binary package that has its firmware.
+    pub(crate) firmware: String,
 }
 
 /// What comes from npm.
@@ -39,6 +50,8 @@ pub(crate) struct Npm {
 pub(crate) struct Pypi {
     pub(crate) platform: String,
     pub(crate) wheels: Vec<String>,
+    /// What QEMU is built with, as requirements with a version each.
+    pub(crate) qemu_wheels: Vec<String>,
 }
 
 /// The image that is built of it.

@@ -32,9 +32,8 @@ pub(crate) fn update_lock(places: &Places, recipe: &Recipe, cache: &Cache) -> Re
     Lock::parse(&text).context("what was resolved does not make a lock file")?;
     let path = places.assets.join(lock::FILE_NAME);
     if let Ok(old) = Lock::load(&places.assets) {
-        let sets = [DebSet::Kernel, DebSet::Tools, DebSet::Image];
-        let moved: Vec<String> =
-            sets.iter().flat_map(|set| lock::differences(old.debs(*set), lock.debs(*set))).collect();
+        let changes = |(_, set): &(_, DebSet)| lock::differences(old.debs(*set), lock.debs(*set));
+        let moved: Vec<String> = DebSet::ALL.iter().flat_map(changes).collect();
         progress::warn(&moved);
     }
     write_atomically(&path, &text).with_context(|| format!("cannot write {}", path.display()))
@@ -45,12 +44,15 @@ fn resolve_all(recipe: &Recipe, cache: &Cache, ui: &mut Ui) -> Result<Lock> {
     ui.work("reading Debian's lists");
     let apt = Apt::update(&cache.apt(), &recipe.debian.suites, &cache.logs(), ui)?;
     let kernel = fetch::resolve(&apt, recipe, DebSet::Kernel)?;
+    let qemu = fetch::resolve(&apt, recipe, DebSet::Qemu)?;
     let tools = fetch::resolve(&apt, recipe, DebSet::Tools)?;
     let image = fetch::resolve(&apt, recipe, DebSet::Image)?;
     ui.work("asking the npm registry");
     let bun = newest_npm(&recipe.npm.bun)?;
-    let wheels = recipe.pypi.wheels.iter().map(|name| newest_wheel(name, recipe, cache, ui)).collect::<Result<_>>()?;
-    Ok(Lock { bun, wheels, kernel, tools, image })
+    let mut newest = |names: &[String]| names.iter().map(|name| newest_wheel(name, recipe, cache, ui)).collect();
+    let wheels: Result<_> = newest(&recipe.pypi.wheels);
+    let qemu_wheels: Result<_> = newest(&recipe.pypi.qemu_wheels);
+    Ok(Lock { bun, wheels: wheels?, qemu_wheels: qemu_wheels?, kernel, qemu, tools, image })
 }
 
 fn newest_npm(name: &str) -> Result<NpmPackage> {
@@ -61,10 +63,12 @@ fn newest_npm(name: &str) -> Result<NpmPackage> {
     Ok(NpmPackage { name: name.to_owned(), version, integrity })
 }
 
-fn newest_wheel(name: &str, recipe: &Recipe, cache: &Cache, ui: &mut Ui) -> Result<Wheel> {
+/// The newest wheel that a requirement allows.
+fn newest_wheel(requirement: &str, recipe: &Recipe, cache: &Cache, ui: &mut Ui) -> Result<Wheel> {
+    let name = requirement.split("==").next().unwrap_or(requirement);
     ui.work(&format!("fetching the newest {name}"));
     let dir = cache.scratch("wheel")?;
-    tools::run(fetch::pip_download(&recipe.pypi.platform, &dir).arg(name), &cache.logs(), ui)
+    tools::run(fetch::pip_download(&recipe.pypi.platform, &dir).arg(requirement), &cache.logs(), ui)
         .with_context(|| format!("cannot fetch {name}"))?;
     let file = fetch::only_file(&dir)?;
     let sha256 = fetch::sha256(&file).with_context(|| format!("cannot read {}", file.display()))?;

@@ -59,19 +59,18 @@ impl Fetcher {
         let at_manifest = |trouble| Failed { what: format!("the manifest {}", base.manifest(name)), trouble };
         let manifest = self.manifest(name).await.map_err(at_manifest)?;
         let mut pulled = Vec::new();
-        for role in BlobRole::ALL {
-            let (blob, arrival) = (manifest.blob(role), self.arrival.clone());
+        for (role, blob) in manifest.blobs() {
+            let arrival = self.arrival.clone();
             let is_there = blocking(move || Ok(arrival.has(role, blob))).await;
             let is_there = is_there.map_err(|trouble| Failed { what: format!("the {role}"), trouble })?;
-            pulled.push((role, is_there, PulledBlob::new(role, blob)));
+            pulled.push((role, blob, is_there, PulledBlob::new(role, blob)));
         }
-        let missing = pulled.iter().filter(|(_, is_there, _)| !is_there);
+        let missing = pulled.iter().filter(|(.., is_there, _)| !is_there);
         let total_bytes = missing.map(|(.., blob)| blob.size_bytes).fold(0, u64::saturating_add);
         let mut before = 0;
-        for (role, _, told) in pulled.iter_mut().filter(|(_, is_there, _)| !*is_there) {
-            let blob = manifest.blob(*role);
+        for (role, blob, _, told) in pulled.iter_mut().filter(|(.., is_there, _)| !*is_there) {
             let mut so_far = |bytes| tell(Progress { done_bytes: bytes + before, total_bytes });
-            let fetched = self.blob(*role, blob, &mut so_far).await;
+            let fetched = self.blob(*role, *blob, &mut so_far).await;
             let at_blob = |trouble| Failed { what: format!("the {role} {}", base.blob(blob.blake3)), trouble };
             told.fetched_bytes = Some(fetched.map_err(at_blob)?);
             before += blob.size_bytes;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use exec_sandbox_image::{Digest, ImageStore, Interpreter, Manifest};
+use exec_sandbox_image::{Digest, ImageStore, Interpreter, Manifest, Qemu};
 use tempfile::TempDir;
 
 use super::*;
@@ -51,6 +51,7 @@ impl World {
             packages: Vec::new(),
             registries: BTreeMap::new(),
             indexes: BTreeMap::new(),
+            qemu: None,
         };
         let mut config = SchedulerConfig { run_dir: Some(dir.path().join("run")), ..SchedulerConfig::default() };
         config.cache_dir = Some(dir.path().join("cache"));
@@ -62,7 +63,7 @@ impl World {
     fn files(&self) -> HashMap<String, Vec<u8>> {
         let json = self.manifest.to_json().expect("it is valid");
         let mut files = HashMap::from([("/images/standard.json".to_owned(), json)]);
-        for content in [&b"kernel"[..], b"agent", &self.root] {
+        for content in [&b"kernel"[..], b"agent", &self.root, b"qemu", b"pvh"] {
             files.insert(format!("/images/blobs/{}", Digest::of(content)), content.to_vec());
         }
         files
@@ -143,6 +144,22 @@ async fn an_image_is_fetched_whole_and_the_second_time_nothing_is() {
     let again = world.pull().await.expect("it is there");
     assert!(again.blobs.iter().all(|blob| blob.fetched_bytes.is_none()), "{again:?}");
     assert_eq!(server.requests(&world.root_path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_qemu_is_fetched_with_its_firmware_and_can_be_run() {
+    let mut world = World::new();
+    let firmware = BTreeMap::from([("pvh.bin".into(), blob(b"pvh"))]);
+    world.manifest.qemu = Some(Qemu { version: "10.0.13".into(), program: blob(b"qemu"), firmware });
+    let _server = world.server().await;
+    let pulled = world.pull().await.expect("it is there");
+    let roles: Vec<&str> = pulled.blobs.iter().map(|blob| blob.role.as_str()).collect();
+    assert_eq!(roles, ["kernel", "initramfs", "root file system", "QEMU", "firmware"]);
+    assert!(pulled.blobs.iter().all(|blob| blob.fetched_bytes == Some(blob.size_bytes)), "{pulled:?}");
+    let image = world.store().load("standard").and_then(|image| image.verify_fully()).expect("it is whole");
+    let (program, firmware) = image.qemu().zip(image.firmware()).expect("it has one");
+    assert_eq!(fs::read(program).expect("it is there"), b"qemu");
+    assert_eq!(fs::read(firmware.join("pvh.bin")).expect("it is there"), b"pvh");
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use exec_sandbox_image::{BlobRole, ImageStore};
+use exec_sandbox_image::ImageStore;
 
 use super::{Contents, Entry, Kind};
 use crate::{
@@ -118,7 +118,7 @@ fn image(store: &ImageStore, name: String, dir: &Path) -> Entry {
         Ok(image) => {
             let manifest = image.manifest();
             let languages = manifest.languages.iter().map(|(name, it)| (name.clone(), it.version.clone())).collect();
-            let bytes = BlobRole::ALL.iter().map(|role| manifest.blob(*role).size_bytes).sum();
+            let bytes = manifest.blobs().iter().map(|(_, blob)| blob.size_bytes).sum();
             (bytes, Contents::Image { kernel_version: manifest.kernel_version.clone(), languages })
         }
         Err(error) => (0, Contents::Damaged { why: chain(&error) }),

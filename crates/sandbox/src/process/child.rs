@@ -150,12 +150,12 @@ fn finish(end: &End<'_>) -> Result<(), (Step, Errno)> {
             checked(executed.into()).map_err(|errno| (Step::Execute, errno))
         }
         End::Rehearsal { program, files } => {
-            // What closes when a program starts closes here, so that the limit of open files is met by these alone.
-            // SAFETY: a plain system call on numbers.
-            unsafe { libc::syscall(libc::SYS_close_range, PARKED_FROM, u32::MAX, 0) };
             // SAFETY: the path is a string that the parent holds.
             checked(unsafe { libc::access(program.as_ptr(), libc::X_OK) }.into())
                 .map_err(|errno| (Step::Reach, errno))?;
+            // What closes when a program starts closes here, so that the limit of open files is met by the files alone.
+            // SAFETY: a plain system call on numbers.
+            unsafe { libc::syscall(libc::SYS_close_range, PARKED_FROM, u32::MAX, 0) };
             for (path, flags) in files {
                 // SAFETY: as above.
                 checked(unsafe { libc::open(path.as_ptr(), *flags) }.into()).map_err(|errno| (Step::Reach, errno))?;

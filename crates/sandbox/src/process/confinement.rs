@@ -39,6 +39,8 @@ pub(crate) struct Subject<'a> {
     /// An id that no VM has.
     pub(crate) id: &'a str,
     pub(crate) program: &'a Path,
+    /// The program's file, if it is executed as it was opened, which needs no right to go where it lies.
+    pub(crate) opened: Option<&'a File>,
     /// What it reads, by descriptors that it inherits and opens again.
     pub(crate) files: &'a [&'a File],
     /// A directory of which it is told later which files it is to read.
@@ -248,6 +250,9 @@ fn own_user(subject: &Subject<'_>) -> Result<OwnUser, Missing> {
 /// A child that gets what `subject` gets, and what it opens.
 fn rehearsal(subject: &Subject<'_>, jail: Jail) -> io::Result<(Command, Vec<(CString, c_int)>)> {
     let mut command = Command::new(subject.program.into(), Vec::new());
+    if let Some(file) = subject.opened {
+        command.execute(file.as_fd().try_clone_to_owned()?);
+    }
     command.jail(jail);
     let mut opens = Vec::new();
     for (target, file) in (FIRST_FILE..).zip(subject.files) {

@@ -27,9 +27,10 @@ const KNOWN: ABI = ABI::V6;
 const SYSTEM: [&str; 8] =
     ["/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/localtime", "/nix/store", "/gnu/store", "/dev/urandom"];
 
-/// Directories beside a program's own in which it finds its libraries and its firmware. Not more of them: a program in a user's
-/// `bin` stands beside all that is the user's.
-const BESIDE: [&str; 4] = ["lib", "lib64", "share/qemu", "share/seabios"];
+/// Directories beside a program's own in which it finds its firmware, and its libraries if it has some. Not more of them: a program
+/// in a user's `bin` stands beside all that is the user's.
+const FIRMWARE: [&str; 2] = ["share/qemu", "share/seabios"];
+const LIBRARIES: [&str; 2] = ["lib", "lib64"];
 
 /// How much of a program's start is read to find its loader.
 const HEADERS_BYTES: u64 = 64 * 1024;
@@ -67,14 +68,16 @@ pub(crate) fn abi() -> Option<u32> {
 const VERSION_FLAG: u32 = 1;
 
 impl Allowed {
-    /// What `program`, a QEMU, needs to start: itself and its loader, libraries and firmware of the system and beside it.
+    /// What `program`, a QEMU, needs to start: itself and its firmware, and a loader and libraries of the system and beside it unless it
+    /// is static.
     pub(crate) fn to_start(program: &Path) -> Result<Self, LandlockError> {
         let at = |source| LandlockError::Program { program: program.to_owned(), source };
         let program = program.canonicalize().map_err(at)?;
         let loader = loader(&program).map_err(at)?;
         let prefix = program.parent().and_then(Path::parent);
-        let beside = prefix.into_iter().flat_map(|prefix| BESIDE.map(|dir| prefix.join(dir)));
-        let read = SYSTEM.iter().map(PathBuf::from).chain(beside);
+        let (system, libraries) = if loader.is_some() { (&SYSTEM[..], &LIBRARIES[..]) } else { Default::default() };
+        let beside = prefix.into_iter().flat_map(|prefix| FIRMWARE.iter().chain(libraries).map(|dir| prefix.join(dir)));
+        let read = system.iter().map(PathBuf::from).chain(beside);
         Ok(Self {
             read: read.collect(),
             execute: loader.into_iter().chain([program]).collect(),
@@ -160,6 +163,27 @@ mod tests {
     fn the_loader_of_a_dynamic_program_is_found() {
         let loader = loader(Path::new("/bin/sh")).expect("it is an ELF").expect("it is dynamic");
         assert!(loader.is_absolute() && loader.exists(), "{}", loader.display());
+    }
+
+    #[test]
+    fn a_static_program_starts_with_its_firmware_and_without_libraries() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let program = dir.path().canonicalize().expect("it is there").join("bin/qemu");
+        std::fs::create_dir(program.with_file_name("")).expect("it is new");
+        let mut elf = std::fs::read("/bin/sh").expect("it can be read");
+        std::fs::write(&program, &elf).expect("it is ours");
+        let dynamic = Allowed::to_start(&program).expect("it is an ELF");
+        assert!(dynamic.read.contains(&"/usr".into()) && dynamic.execute.len() == 2, "{dynamic:?}");
+        // Without a table of segments it names no loader.
+        elf[56..58].fill(0);
+        std::fs::write(&program, &elf).expect("it is ours");
+        let prefix = program.parent().and_then(Path::parent).expect("it is in a directory");
+        let expected = Allowed {
+            execute: vec![program.clone()],
+            read: FIRMWARE.map(|dir| prefix.join(dir)).to_vec(),
+            use_devices: vec!["/dev/null".into()],
+        };
+        assert_eq!(Allowed::to_start(&program).expect("it is an ELF"), expected);
     }
 
     #[test]

@@ -39,6 +39,8 @@ const GUARD_BYTES: usize = 4096;
 #[derive(Debug)]
 pub(crate) struct Command {
     program: PathBuf,
+    /// The program's file, if it is executed as it was opened.
+    opened: Option<OwnedFd>,
     /// What it is called in lists of processes, if not by its path.
     name: Option<OsString>,
     args: Vec<OsString>,
@@ -89,7 +91,13 @@ impl Command {
     /// A program by its path. It gets no descriptor but 0, 1 and 2, which are `/dev/null` unless something is passed as them.
     pub(crate) fn new(program: PathBuf, args: Vec<OsString>) -> Self {
         let (descriptors, jail) = (Vec::new(), Jail::default());
-        Self { program, name: None, args, descriptors, jail, group: None, entrance: None }
+        Self { program, opened: None, name: None, args, descriptors, jail, group: None, entrance: None }
+    }
+
+    /// Has the child execute `program` instead of what it finds by the path: it needs no right to go there. Not for scripts, whose
+    /// interpreter would have to open it.
+    pub(crate) fn execute(&mut self, program: OwnedFd) {
+        self.opened = Some(program);
     }
 
     /// Calls the child `name` in lists of processes.
@@ -119,6 +127,13 @@ impl Command {
     pub(crate) fn join_anothers(&mut self, group: &VmCgroup) -> io::Result<()> {
         self.entrance = Some(group.entrance()?);
         Ok(())
+    }
+
+    /// The program as the child finds it, and what has to be kept until then.
+    fn executable(&self) -> io::Result<(CString, Option<OwnedFd>)> {
+        let Some(opened) = &self.opened else { return Ok((c_string(self.program.clone().into_os_string())?, None)) };
+        let parked = park(opened.as_fd())?;
+        Ok((c_string(format!("/proc/self/fd/{}", parked.as_raw_fd()).into())?, Some(parked)))
     }
 
     fn entrance(&self) -> Option<BorrowedFd<'_>> {
@@ -169,8 +184,9 @@ impl Nursery {
 
     /// Starts `command`; returns when the program runs or a step has failed. With the process comes the group that it is in.
     pub(super) fn spawn(&mut self, command: Command) -> Result<(Spawned, Option<VmCgroup>), SpawnError> {
-        let program = c_string(command.program.clone().into_os_string())?;
-        let name = command.name.clone().map_or_else(|| Ok(program.clone()), c_string)?;
+        let (program, _parked) = command.executable()?;
+        let name = command.name.clone().unwrap_or_else(|| command.program.clone().into_os_string());
+        let name = c_string(name)?;
         let args = command.args.iter().cloned().map(c_string).collect::<io::Result<Vec<_>>>()?;
         let argv: Vec<*const c_char> =
             [&name].into_iter().chain(&args).map(|arg| arg.as_ptr()).chain([ptr::null()]).collect();
@@ -186,7 +202,7 @@ impl Nursery {
     /// Has a child do all that `command` asks for but execute: it looks whether the program may be executed and whether `files`
     /// can be opened with their flags.
     pub(super) fn rehearse(&mut self, command: Command, files: &[(CString, c_int)]) -> Result<(), SpawnError> {
-        let program = c_string(command.program.clone().into_os_string())?;
+        let (program, _parked) = command.executable()?;
         let files: Vec<(&CStr, c_int)> = files.iter().map(|(path, flags)| (path.as_c_str(), *flags)).collect();
         let end = End::Rehearsal { program: &program, files: &files };
         match self.run(&command, end)? {

@@ -41,7 +41,7 @@ pub fn snapshot_manifests() -> [Vec<u8>; 3] {
         kernel: Digest::of(b"k"),
         initramfs: Digest::of(b"i"),
         root: Digest::of(b"r"),
-        qemu: QemuBuild { version: "10.0.2".into(), size_bytes: 1, modified_s: 2, modified_ns: 3 },
+        qemu: QemuBuild { version: "10.0.2".into(), content: None, size_bytes: 1, modified_s: 2, modified_ns: 3 },
         accelerator: Accelerator::Hvf,
         host_cpu: None,
         machine: Vec::new(),

@@ -38,13 +38,16 @@ pub(crate) struct Parts {
     pub(crate) is_preloaded: bool,
 }
 
-/// One build of QEMU: its device state is no other's.
+/// One build of QEMU: its device state is no other's. One that came with an image is the same on every machine, and known by content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct QemuBuild {
     /// The version with the package's, as the program says them.
     pub(crate) version: String,
-    /// Size and modification time of the program's file: a build that calls itself as the one before it.
+    /// The digest of one that came with an image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) content: Option<Digest>,
+    /// Of any other, size and modification time of the program's file: a build that calls itself as the one before it.
     pub(crate) size_bytes: u64,
     pub(crate) modified_s: i64,
     pub(crate) modified_ns: i64,
@@ -122,9 +125,14 @@ impl Parts {
 impl QemuBuild {
     /// The build of this program as its file is now.
     pub(crate) fn of(program: &QemuProgram) -> io::Result<Self> {
+        let version = program.version.to_string();
+        if let Some(own) = &program.own {
+            return Ok(Self { version, content: Some(own.digest), size_bytes: 0, modified_s: 0, modified_ns: 0 });
+        }
         let file = fs::metadata(&program.path)?;
         Ok(Self {
-            version: program.version.to_string(),
+            version,
+            content: None,
             size_bytes: file.size(),
             modified_s: file.mtime(),
             modified_ns: file.mtime_nsec(),
@@ -132,9 +140,10 @@ impl QemuBuild {
     }
 
     fn add_to(&self, key: KeyBuilder) -> KeyBuilder {
-        let Self { version, size_bytes, modified_s, modified_ns } = self;
-        key.with("qemu", version.as_bytes())
-            .with("qemu size", &size_bytes.to_be_bytes())
+        let Self { version, content, size_bytes, modified_s, modified_ns } = self;
+        let key = key.with("qemu", version.as_bytes());
+        let key = content.iter().fold(key, |key, content| key.with("qemu content", content.to_string().as_bytes()));
+        key.with("qemu size", &size_bytes.to_be_bytes())
             .with("qemu mtime", &modified_s.to_be_bytes())
             .with("qemu mtime ns", &modified_ns.to_be_bytes())
     }
@@ -204,6 +213,7 @@ pub(super) mod tests {
     use proptest::{collection::vec, option, prelude::*, sample::select};
 
     use super::*;
+    use crate::qemu_program::OwnQemu;
 
     /// Texts that run together in many ways.
     fn text() -> impl Strategy<Value = String> {
@@ -225,9 +235,16 @@ pub(super) mod tests {
 
     /// Few values of each part, so that two of them often differ in one.
     pub(in super::super) fn any_parts() -> impl Strategy<Value = Parts> {
-        let qemu = (text(), 0..2_u64, 0..2_i64, 0..2_i64).prop_map(|(version, size_bytes, modified_s, modified_ns)| {
-            QemuBuild { version, size_bytes, modified_s, modified_ns }
-        });
+        let file = (0..2_u64, 0..2_i64, 0..2_i64);
+        let qemu = (text(), option::of(digest()), file).prop_map(
+            |(version, content, (size_bytes, modified_s, modified_ns))| QemuBuild {
+                version,
+                content,
+                size_bytes,
+                modified_s,
+                modified_ns,
+            },
+        );
         let numbers = (0..2_u32, 0..2_u32, 0..2_u32);
         let language = option::of(select(Language::ALL.to_vec()));
         let lists = (vec(text(), 0..4), vec(text(), 0..4), option::of(digest()), any::<bool>());
@@ -334,7 +351,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("qemu");
         let version = QemuVersion::parse("QEMU emulator version 10.0.2").expect("it is one");
-        let program = QemuProgram { path: path.clone(), version };
+        let program = QemuProgram { path: path.clone(), version, own: None };
         assert!(QemuBuild::of(&program).is_err(), "it is not there");
         fs::write(&path, "a").expect("it can be written");
         let file = fs::File::options().write(true).open(&path).expect("it is there");
@@ -345,8 +362,25 @@ pub(super) mod tests {
         file.set_len(2).expect("it is ours");
         file.set_modified(time).expect("it is ours");
         builds.push(QemuBuild::of(&program).expect("it is there"));
-        let longer = QemuBuild { version: "10.0.2".into(), size_bytes: 2, modified_s: 1000, modified_ns: 5 };
+        let longer =
+            QemuBuild { version: "10.0.2".into(), content: None, size_bytes: 2, modified_s: 1000, modified_ns: 5 };
         assert_eq!(builds[2], longer);
         assert!(builds[0] != builds[1] && builds[1] != builds[2]);
+    }
+
+    #[test]
+    fn a_qemu_that_came_with_an_image_is_the_same_build_on_every_machine() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let own = |name: &str, digest| {
+            let path = dir.path().join(name);
+            fs::write(&path, name).expect("it can be written");
+            let open = || fs::File::open(&path).expect("it is there");
+            let own = OwnQemu { digest, program: open(), firmware: open() };
+            let version = QemuVersion::parse("QEMU emulator version 10.0.13").expect("it is one");
+            QemuBuild::of(&QemuProgram { path, version, own: Some(own.into()) }).expect("it is there")
+        };
+        let (one, other) = (Digest::of(b"one"), Digest::of(b"other"));
+        assert_eq!(own("here", one), own("elsewhere", one));
+        assert_ne!(own("here", one), own("here", other));
     }
 }

@@ -34,7 +34,7 @@ pub(crate) fn parts(version: &str) -> Parts {
         kernel: Digest::of(b"kernel"),
         initramfs: Digest::of(b"initramfs"),
         root: Digest::of(b"root"),
-        qemu: QemuBuild { version: version.into(), size_bytes: 1, modified_s: 2, modified_ns: 3 },
+        qemu: QemuBuild { version: version.into(), content: None, size_bytes: 1, modified_s: 2, modified_ns: 3 },
         accelerator: Accelerator::Tcg { tsc_khz: None },
         host_cpu: None,
         machine: vec!["-M".into(), "microvm".into()],

@@ -42,7 +42,8 @@ fn confinement() -> Confinement {
 }
 
 fn confinement_of(program: &Path, files: &[&File]) -> Confinement {
-    Confinement::find(&Subject { id: &crate::host::new_vm_id(), program, files, directory: None, kvm: false }, None)
+    let id = crate::host::new_vm_id();
+    Confinement::find(&Subject { id: &id, program, opened: None, files, directory: None, kvm: false }, None)
 }
 
 /// What a shell and its commands may use, and reading of `files`.
@@ -212,6 +213,27 @@ async fn a_child_is_a_user_that_nobody_else_is_and_has_no_capability() {
 async fn a_child_without_a_user_of_its_own_has_no_capability_either() {
     let text = shell_says(Jail::default(), "grep -E '^Cap(Prm|Eff|Amb|Inh)' /proc/self/status").await;
     assert_eq!(text.matches("0000000000000000").count(), 4, "{text}");
+}
+
+#[tokio::test]
+async fn a_program_that_is_open_is_executed_by_a_user_who_cannot_reach_it() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let program = dir.path().join("cat");
+    fs::copy("/bin/cat", &program).expect("it is ours");
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).expect("it is ours");
+    let opened = File::open(&program).expect("it is ours");
+    let id = crate::host::new_vm_id();
+    let subject =
+        Subject { id: &id, program: &program, opened: Some(&opened), files: &[], directory: None, kvm: false };
+    let by_descriptor = Confinement::find(&subject, None);
+    let by_path = Confinement::find(&Subject { opened: None, ..subject }, None);
+    let Some(own_user) = layer(by_descriptor.own_user) else { return };
+    assert!(matches!(by_path.own_user, Err(Missing::Refused { .. })), "{:?}", by_path.own_user);
+    let words = format!("{}\0/proc/self/cmdline\0", program.display());
+    let mut command = Command::new(program, vec!["/proc/self/cmdline".into()]);
+    command.execute(opened.into());
+    command.jail(Jail { own_user: Some(own_user), ..Jail::default() });
+    assert_eq!(said(command).await, words);
 }
 
 #[tokio::test]
@@ -392,7 +414,10 @@ fn landlock_leaves_the_hypervisors_device_to_who_uses_it() {
     }
     let id = crate::host::new_vm_id();
     let find = |kvm| {
-        Confinement::find(&Subject { id: &id, program: Path::new("/bin/sh"), files: &[], directory: None, kvm }, None)
+        Confinement::find(
+            &Subject { id: &id, program: Path::new("/bin/sh"), opened: None, files: &[], directory: None, kvm },
+            None,
+        )
     };
     let (without, with) = (find(false), find(true));
     assert_eq!(with.landlock.is_ok(), without.landlock.is_ok(), "{:?}", with.landlock);

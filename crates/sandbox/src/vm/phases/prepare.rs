@@ -32,6 +32,7 @@ const IMAGE_FDS: [i32; 3] = [6, 7, 8];
 const NETWORK_FD: i32 = 9;
 const MEMORY_FD: i32 = 10;
 const LAYER_FD: i32 = 11;
+const FIRMWARE_FD: i32 = 12;
 
 /// Files in each memory file system of a guest that installs packages: fifty packages of JavaScript have tens of thousands.
 const INSTALLERS_FILES: FileLimit = match FileLimit::new(262_144) {
@@ -136,7 +137,11 @@ impl Prepared {
             console: console_fd,
             ..machine(host, memory_mib, (gateway.is_some(), layer.is_some()), start)
         };
-        let mut command = Command::new(host.qemu.clone(), qemu::argv(&machine));
+        let mut command = Command::new(host.qemu.path.clone(), qemu::argv(&machine));
+        if let Some(own) = &host.qemu.own {
+            command.execute(own.program.try_clone().map_err(BootError::Prepare)?.into());
+            command.pass(own.firmware.try_clone().map_err(BootError::Prepare)?.into(), FIRMWARE_FD);
+        }
         command.jail(confinement.jail());
         if let Some(group) = group {
             command.join(group).map_err(BootError::Prepare)?;
@@ -186,6 +191,7 @@ fn machine(host: &Host, memory_mib: u32, (has_network, has_layer): (bool, bool),
         qmp_fd: QMP_FD,
         network: has_network.then_some(card),
         console: None,
+        firmware_fd: host.qemu.own.as_ref().map(|_| FIRMWARE_FD),
         sandbox: true,
     }
 }
