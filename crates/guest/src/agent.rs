@@ -14,7 +14,7 @@ use std::{convert::Infallible, io, rc::Rc, time::Instant};
 
 use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage, NetworkState};
 use rustix::io::Errno;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::{
     boot_id::BootId,
@@ -233,7 +233,7 @@ impl Agent {
                         kmsg::warn(&format!("cannot set the clock: {error}"));
                     }
                 }
-                Effect::Renew(seed) => self.renew(&seed).await,
+                Effect::Renew(seed) => self.renew(&seed),
                 Effect::Network(network) => {
                     let failure = network::set_up(&network).err().map(|error| kmsg::chain(&error)).unwrap_or_default();
                     let frame = GuestMessage::Network(NetworkState { failure }).into_frame(CONNECTION_OP);
@@ -248,15 +248,12 @@ impl Agent {
         }
     }
 
-    /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity.
-    async fn renew(&mut self, seed: &Seed) {
+    /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity. Its
+    /// interpreters take seeds of their own before a program runs in them.
+    fn renew(&mut self, seed: &Seed) {
         if let Err(source) = self.generator.seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
             kmsg::fatal(&AgentError::Renewal { source });
         }
-        let (done, reseeded) = oneshot::channel();
-        self.tell(Some(Command::Reseed(done))).await;
-        // The executor keeps no interpreter that has not answered, so there is nothing to learn from the end of this.
-        let _ = reseeded.await;
     }
 
     async fn tell(&self, command: Option<Command>) {
