@@ -50,7 +50,7 @@ pub(crate) enum AgentError {
     Generator { source: Errno },
     /// The machine is a copy of another, and would go on as that one.
     #[error("cannot become a machine of its own")]
-    Renewal { source: io::Error },
+    Renewal { source: Errno },
     /// Wrappers are missing.
     #[error("cannot write the interpreters' wrappers")]
     Wrappers { source: io::Error },
@@ -251,7 +251,7 @@ impl Agent {
     /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity. Its
     /// interpreters take seeds of their own before a program runs in them.
     fn renew(&mut self, seed: &Seed) {
-        if let Err(source) = self.generator.seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
+        if let Err(source) = self.generator.seed(seed).and_then(|()| self.boot_id.renew()) {
             kmsg::fatal(&AgentError::Renewal { source });
         }
     }

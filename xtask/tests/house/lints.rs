@@ -6,11 +6,12 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 26] = [
+const UNSAFE_ROOMS: [&str; 27] = [
     "crates/cli/src/service/descriptors.rs",
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
     "crates/gateway/src/memory.rs",
+    "crates/guest/src/boot_id.rs",
     "crates/guest/src/files/identity.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/network/interface.rs",
