@@ -1,7 +1,8 @@
 //! The agent: everything after the bring-up, on one thread.
 //!
-//! Three things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
-//! from them), the executor (programs), the reaper (exit statuses). Files are another thread's, which never waits for this one. None polls: an idle agent sleeps in the kernel.
+//! Four things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
+//! from them), the port (bytes in, frames out), the executor (programs), the reaper (exit statuses). Files are another thread's, which
+//! never waits for this one. None polls: an idle agent sleeps in the kernel.
 //!
 //! ```text
 //!   port reader ──▶ agent ──▶ executor ──▶ interpreters
@@ -120,7 +121,13 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
         files,
     };
     tokio::select! {
+        // What the agent has said goes out before the executor does what it was told: a copy answers before its interpreters are woken.
+        biased;
         error = agent.run(port.events, from_executor) => Err(error),
+        ended = port.traffic.run() => Err(match ended {
+            Err(source) => AgentError::Port { source: PortError::Broken { source } },
+            Ok(()) => AgentError::Ended { part: "port" },
+        }),
         () = executor.run() => Err(AgentError::Ended { part: "executor" }),
         source = reaper.run() => Err(AgentError::Reaper { source }),
     }
@@ -134,10 +141,7 @@ impl Agent {
                     Some(Event::Up(connection)) => self.greet(connection).await,
                     Some(Event::Bytes(bytes)) => self.hear(&bytes).await,
                     Some(Event::Down) => self.lose().await,
-                    Some(Event::Broken(source)) => {
-                        return AgentError::Port { source: PortError::Broken { source } };
-                    }
-                    None => return AgentError::Ended { part: "port reader" },
+                    None => return AgentError::Ended { part: "port" },
                 },
                 finished = finished.recv() => match finished {
                     Some(finished) => {
