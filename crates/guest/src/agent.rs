@@ -1,7 +1,8 @@
 //! The agent: everything after the bring-up, on one thread.
 //!
-//! Three things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
-//! from them), the executor (programs), the reaper (exit statuses). Files are another thread's, which never waits for this one. None polls: an idle agent sleeps in the kernel.
+//! Four things run side by side and wait for one another only through bounded queues: this loop (the host's frames and what follows
+//! from them), the port (bytes in, frames out), the executor (programs), the reaper (exit statuses). Files are another thread's, which
+//! never waits for this one. None polls: an idle agent sleeps in the kernel.
 //!
 //! ```text
 //!   port reader ──▶ agent ──▶ executor ──▶ interpreters
@@ -14,7 +15,7 @@ use std::{convert::Infallible, io, rc::Rc, time::Instant};
 
 use exec_sandbox_wire::{CONNECTION_OP, FrameDecoder, GENERATION, GuestMessage, Hello, HostMessage, NetworkState};
 use rustix::io::Errno;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::{
     boot_id::BootId,
@@ -50,7 +51,7 @@ pub(crate) enum AgentError {
     Generator { source: Errno },
     /// The machine is a copy of another, and would go on as that one.
     #[error("cannot become a machine of its own")]
-    Renewal { source: io::Error },
+    Renewal { source: Errno },
     /// Wrappers are missing.
     #[error("cannot write the interpreters' wrappers")]
     Wrappers { source: io::Error },
@@ -120,7 +121,13 @@ async fn run(ground: Ground) -> Result<Infallible, AgentError> {
         files,
     };
     tokio::select! {
+        // What the agent has said goes out before the executor does what it was told: a copy answers before its interpreters are woken.
+        biased;
         error = agent.run(port.events, from_executor) => Err(error),
+        ended = port.traffic.run() => Err(match ended {
+            Err(source) => AgentError::Port { source: PortError::Broken { source } },
+            Ok(()) => AgentError::Ended { part: "port" },
+        }),
         () = executor.run() => Err(AgentError::Ended { part: "executor" }),
         source = reaper.run() => Err(AgentError::Reaper { source }),
     }
@@ -134,10 +141,7 @@ impl Agent {
                     Some(Event::Up(connection)) => self.greet(connection).await,
                     Some(Event::Bytes(bytes)) => self.hear(&bytes).await,
                     Some(Event::Down) => self.lose().await,
-                    Some(Event::Broken(source)) => {
-                        return AgentError::Port { source: PortError::Broken { source } };
-                    }
-                    None => return AgentError::Ended { part: "port reader" },
+                    None => return AgentError::Ended { part: "port" },
                 },
                 finished = finished.recv() => match finished {
                     Some(finished) => {
@@ -233,7 +237,7 @@ impl Agent {
                         kmsg::warn(&format!("cannot set the clock: {error}"));
                     }
                 }
-                Effect::Renew(seed) => self.renew(&seed).await,
+                Effect::Renew(seed) => self.renew(&seed),
                 Effect::Network(network) => {
                     let failure = network::set_up(&network).err().map(|error| kmsg::chain(&error)).unwrap_or_default();
                     let frame = GuestMessage::Network(NetworkState { failure }).into_frame(CONNECTION_OP);
@@ -248,15 +252,12 @@ impl Agent {
         }
     }
 
-    /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity.
-    async fn renew(&mut self, seed: &Seed) {
-        if let Err(source) = self.generator.seed(seed).map_err(io::Error::from).and_then(|()| self.boot_id.renew()) {
+    /// From here on this machine draws other random numbers than the one that it is a copy of, and has another identity. Its
+    /// interpreters take seeds of their own before a program runs in them.
+    fn renew(&mut self, seed: &Seed) {
+        if let Err(source) = self.generator.seed(seed).and_then(|()| self.boot_id.renew()) {
             kmsg::fatal(&AgentError::Renewal { source });
         }
-        let (done, reseeded) = oneshot::channel();
-        self.tell(Some(Command::Reseed(done))).await;
-        // The executor keeps no interpreter that has not answered, so there is nothing to learn from the end of this.
-        let _ = reseeded.await;
     }
 
     async fn tell(&self, command: Option<Command>) {

@@ -20,7 +20,6 @@ mod workspace;
 use std::{rc::Rc, time::Instant};
 
 use exec_sandbox_wire::{Done, Program, Refused};
-use tokio::sync::oneshot;
 
 pub(crate) use executor::{Executor, Parts};
 
@@ -39,8 +38,8 @@ pub(crate) enum Command {
     Signal(u32, u8),
     /// It shall end.
     Cancel(u32),
-    /// This machine has become one of its own: so shall the interpreters. Dropped once they have, or are gone.
-    Reseed(oneshot::Sender<()>),
+    /// This machine has become one of its own: so shall each interpreter, before a program runs in it.
+    Reseed,
 }
 
 /// How an operation ended: its terminal frame.

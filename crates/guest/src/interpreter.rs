@@ -4,13 +4,14 @@
 //! answers `done <token> <code>`; the token is drawn anew for each execution, so nothing that an earlier program left behind can
 //! answer for a later one. `last` and `rehearse` instead of `exec` are for a program that has the role; an interpreter that has answered
 //! for a last one takes no other, and mostly ends with its machine. In a machine that is a copy of another it says `seed <token> <seed>`
-//! before anything else, and the answer is `seeded <token>`. The process's death is the other end of an execution, and the only one that
+//! before anything else, and hears `seeded <token>` before it says more. The process's death is the other end of an execution, and the only one that
 //! needs no wrapper.
 
 mod control;
 mod recipe;
 
 use std::{
+    collections::VecDeque,
     io,
     os::fd::RawFd,
     path::{Path, PathBuf},
@@ -48,6 +49,8 @@ pub(crate) struct Interpreter {
     pub(crate) stderr: Pipe,
     /// How many processes the kernel had killed for memory when it was started.
     pub(crate) oom_kills: u64,
+    /// Of the seeds that it was given and has not answered for, the oldest first.
+    unanswered: VecDeque<Token>,
 }
 
 /// The interpreter's process.
@@ -112,6 +115,7 @@ impl Interpreter {
             stdout: Pipe::new(started.stdout).map_err(watch)?,
             stderr: Pipe::new(started.stderr).map_err(watch)?,
             oom_kills,
+            unanswered: VecDeque::new(),
         };
         interpreter.become_ready(program).await?;
         Ok(interpreter)
@@ -122,20 +126,28 @@ impl Interpreter {
         self.process.has_ended().is_none() && self.control.is_silent()
     }
 
-    /// Gives it a seed of its own; the token of its answer.
-    pub(crate) async fn reseed(&mut self) -> io::Result<Token> {
+    /// Gives it a seed of its own. It can take no execution before it has answered.
+    pub(crate) async fn reseed(&mut self) -> io::Result<()> {
         let (token, seed) = (draw_token()?, Seed::draw()?);
         self.control.reseed(token, &seed).await?;
-        Ok(token)
+        self.unanswered.push_back(token);
+        Ok(())
     }
 
-    /// Whether it answers that it has taken the seed, and nothing else.
-    pub(crate) async fn has_reseeded(&mut self, token: Token) -> bool {
-        tokio::select! {
-            biased;
-            said = self.control.hear() => said == Said::Report(Report::Seeded { token: token.to_string() }),
-            _ = self.process.end() => false,
+    /// Whether it answers that it has taken each seed that it was given, and nothing else. Cancelling it loses nothing.
+    pub(crate) async fn has_taken_its_seeds(&mut self) -> bool {
+        while let Some(token) = self.unanswered.front() {
+            let seeded = tokio::select! {
+                biased;
+                said = self.control.hear() => said == Said::Report(Report::Seeded { token: token.to_string() }),
+                _ = self.process.end() => false,
+            };
+            if !seeded {
+                return false;
+            }
+            self.unanswered.pop_front();
         }
+        true
     }
 
     /// Throws away what background processes wrote since the last execution: it belongs to none.
@@ -159,7 +171,8 @@ impl Interpreter {
             rustix::io::ioctl_fionbio(&reader, true)?;
             Pipe::new(reader)
         };
-        Ok(Self { process, control: Control::new(control)?, stdout: pipe()?, stderr: pipe()?, oom_kills: 0 })
+        let (control, unanswered) = (Control::new(control)?, VecDeque::new());
+        Ok(Self { process, control, stdout: pipe()?, stderr: pipe()?, oom_kills: 0, unanswered })
     }
 
     async fn become_ready(&mut self, program: &Path) -> Result<(), StartError> {

@@ -1,7 +1,7 @@
 //! The guest: PID 1 of a microVM, and the agent that runs programs in it for the host.
 //!
 //! One static binary. [`run`] brings the machine up ([`init`], plain system calls, no runtime) and then serves the host for as long
-//! as the VM lives ([`agent`], one thread for everything, two that do nothing but read and write the port, and one that touches files as the user).
+//! as the VM lives ([`agent`], one thread for everything, and one that touches files as the user).
 //!
 //! Nothing here may panic on what the host, a program or a device says: PID 1 that ends takes the kernel with it. What cannot go on
 //! says so in one line on the kernel log and resets the machine, which ends QEMU.

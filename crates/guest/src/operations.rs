@@ -17,7 +17,8 @@
 //!             ▲            └─ HELLO ─┐
 //!             └──────────────────────┘
 //! ```
-//! A HELLO with a seed is told to a copy of a machine. It leads to Greeted from everywhere, once the copy is a machine of its own.
+//! A HELLO with a seed is told to a copy of a machine. It leads to Greeted from everywhere, once the copy is a machine of its own. The
+//! executor hears of it after the greeting, which so waits for no interpreter, and before anything that the host asks for afterwards.
 //! Only a host that is present is told anything about an operation. Its Hello says how far it has come with each that it waits for,
 //! and there each goes on. One that it does not name is told again from what is kept: who does not wait for it acknowledges it.
 
@@ -272,6 +273,7 @@ impl Operations {
         } else {
             effects.push(Effect::Greet);
         }
+        effects.extend(is_copy.then_some(Effect::Tell(Command::Reseed)));
         Ok(effects)
     }
 

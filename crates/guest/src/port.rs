@@ -1,36 +1,28 @@
 //! The virtio-serial port: the only way in and out.
 //!
-//! Opened once and never closed: closing it would throw away what the host has already sent. Two threads do nothing but wait for it,
-//! because a port's readiness is no business of an event loop: a port whose host is away is readable, with nothing to read, for ever
-//! ([`reader`]), and some kernels lose the wake-up for "writable" ([`writer`]).
+//! Opened once and never closed: closing it would throw away what the host has already sent. Reading and writing go on side by side
+//! in the agent's loop, and wait for changes of the port ([`edges`]) and not for its being ready: a port whose host is away is readable,
+//! with nothing to read, for ever ([`reader`]), and some kernels lose the wake-up for "writable" ([`writer`]).
 //!
 //! ```text
 //!        Up ──────────────▶ Bytes … ──▶ Down ──▶ (waits, 50 ms → 1 s) ──▶ Up
 //! ```
-//! The port never blocks, although it has threads to block: a blocking write that began as the host left would end when the next
-//! one comes, and put half a frame before its Hello. So each write checks that the connection is still the one it was meant for,
+//! The port never blocks. A blocking write that began as the host left would moreover end when the next one comes, and put half a
+//! frame before its Hello. So each write checks that the connection is still the one it was meant for,
 //! and [`Connections`] counts them. Bytes that are already with the kernel when a host leaves are thrown away by QEMU.
 //!
-//! Either thread may be the first to see that the host has gone. The reader may be waiting for the agent, which may be waiting for
+//! Either side may be the first to see that the host has gone. The reader may be waiting for the agent, which may be waiting for
 //! the writer, which waits for a host: so the writer must not wait for the reader to tell it.
 //!
-//! Two things no guest can mend, and both end when the host stays away for a moment and comes again. One that is back before either
-//! thread has run is not seen to have gone; it hears the rest of what was meant for the last one, and no Hello. And when a host
+//! Two things no guest can mend, and both end when the host stays away for a moment and comes again. One that is back before the
+//! agent has run is not seen to have gone; it hears the rest of what was meant for the last one, and no Hello. And when a host
 //! leaves while the port is full, QEMU may hold back what is written for the next one until that has gone too.
 
+mod edges;
 mod reader;
 mod writer;
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+use std::{cell::Cell, fs, io, path::PathBuf, thread, time::Duration};
 
 use bytes::Bytes;
 use exec_sandbox_wire::{Frame, PORT_NAME};
@@ -40,6 +32,8 @@ use rustix::{
     io::Errno,
 };
 use tokio::sync::mpsc;
+
+use edges::Edges;
 
 const PORTS: &str = "/sys/class/virtio-ports";
 
@@ -57,9 +51,6 @@ const FRAMES: usize = 64;
 /// Frames of files among them. Few, so that what else is said does not wait behind a whole window of each transfer.
 const BULK: usize = 4;
 
-/// Neither thread calls anything deep.
-const STACK_BYTES: usize = 128 * 1024;
-
 /// What happens at the port.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -69,8 +60,6 @@ pub(crate) enum Event {
     Bytes(Bytes),
     /// It has gone.
     Down,
-    /// The port cannot be used any more.
-    Broken(Errno),
 }
 
 /// What is written to the port.
@@ -90,7 +79,7 @@ pub(crate) struct Connection(u64);
 
 /// Counts connections that ended.
 #[derive(Debug, Default)]
-struct Connections(AtomicU64);
+struct Connections(Cell<u64>);
 
 /// The agent's side of the port.
 #[derive(Debug)]
@@ -101,6 +90,17 @@ pub(crate) struct Port {
     pub(crate) outgoing: mpsc::Sender<Outgoing>,
     /// The same for files.
     pub(crate) outbound: Outbound,
+    /// What moves both.
+    pub(crate) traffic: Traffic,
+}
+
+/// Reading and writing.
+#[derive(Debug)]
+pub(crate) struct Traffic {
+    port: OwnedFd,
+    edges: Edges,
+    tell: mpsc::Sender<Event>,
+    queues: Queues,
 }
 
 /// The way out for a thread that has much to send and waits its turn. Large frames wait in a short queue of their own, and only their
@@ -131,13 +131,9 @@ pub(crate) enum PortError {
         path: PathBuf,
         source: Errno,
     },
-    /// A thread for it cannot be started.
-    #[error("cannot start the thread {name}")]
-    Thread {
-        /// Which.
-        name: &'static str,
-        source: io::Error,
-    },
+    /// Its changes cannot be learnt of.
+    #[error("cannot watch the virtio-serial port")]
+    Watch { source: io::Error },
     /// It failed while in use.
     #[error("the virtio-serial port failed")]
     Broken { source: Errno },
@@ -145,13 +141,14 @@ pub(crate) enum PortError {
 
 impl Connections {
     fn current(&self) -> Connection {
-        Connection(self.0.load(Ordering::SeqCst))
+        Connection(self.0.get())
     }
 
-    /// The host of this connection has gone. Both threads may say so, and it counts once.
+    /// The host of this connection has gone. Both sides may say so, and it counts once.
     fn end(&self, connection: Connection) {
-        let Connection(number) = connection;
-        let _ = self.0.compare_exchange(number, number.wrapping_add(1), Ordering::SeqCst, Ordering::SeqCst);
+        if connection == self.current() {
+            self.0.set(self.0.get().wrapping_add(1));
+        }
     }
 }
 
@@ -179,6 +176,18 @@ impl Queues {
     }
 }
 
+impl Traffic {
+    /// Reads and writes until the port fails, or nobody wants to hear of it (`Ok`).
+    pub(crate) async fn run(self) -> Result<(), Errno> {
+        let Self { port, edges, tell, queues } = self;
+        let connections = Connections::default();
+        tokio::select! {
+            ended = reader::run(&port, &edges, &connections, &tell) => ended,
+            () = writer::run(&port, &edges, &connections, queues) => Ok(()),
+        }
+    }
+}
+
 /// Both queues, and their ends.
 pub(crate) fn queues() -> (Outbound, Queues) {
     let (outgoing, from_all) = mpsc::channel(FRAMES);
@@ -186,31 +195,16 @@ pub(crate) fn queues() -> (Outbound, Queues) {
     (Outbound { outgoing, bulk }, Queues { outgoing: from_all, bulk: from_files })
 }
 
-/// Finds the port and begins to read and write it.
+/// Finds the port and opens it.
 pub(crate) fn open() -> Result<Port, PortError> {
     let path = find().ok_or(PortError::Missing)?;
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let port = rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| PortError::Open { path, source })?;
-    let (port, connections) = (Arc::new(port), Arc::<Connections>::default());
+    let edges = Edges::watch(&port).map_err(|source| PortError::Watch { source })?;
     let (tell, events) = mpsc::channel(EVENTS);
     let (outbound, queues) = queues();
-    start("port-reader", (&port, &connections), move |port, connections| reader::run(port, connections, &tell))?;
-    start("port-writer", (&port, &connections), move |port, connections| writer::run(port, connections, queues))?;
-    Ok(Port { events, outgoing: outbound.outgoing.clone(), outbound })
-}
-
-fn start(
-    name: &'static str,
-    shared: (&Arc<OwnedFd>, &Arc<Connections>),
-    run: impl FnOnce(&OwnedFd, &Connections) + Send + 'static,
-) -> Result<(), PortError> {
-    let (port, connections) = (Arc::clone(shared.0), Arc::clone(shared.1));
-    thread::Builder::new()
-        .name(name.to_owned())
-        .stack_size(STACK_BYTES)
-        .spawn(move || run(&port, &connections))
-        .map(drop)
-        .map_err(|source| PortError::Thread { name, source })
+    let traffic = Traffic { port, edges, tell, queues };
+    Ok(Port { events, outgoing: outbound.outgoing.clone(), outbound, traffic })
 }
 
 fn find() -> Option<PathBuf> {
@@ -238,6 +232,6 @@ mod tests {
         let second = connections.current();
         connections.end(first);
         assert_ne!(first, second);
-        assert_eq!(connections.current(), second, "the other thread has seen it too");
+        assert_eq!(connections.current(), second, "the other side has seen it too");
     }
 }

@@ -6,14 +6,16 @@ use crate::{
 };
 
 /// The files that admit unsafe code. A new one is a decision, and this is where it is seen in review.
-const UNSAFE_ROOMS: [&str; 26] = [
+const UNSAFE_ROOMS: [&str; 28] = [
     "crates/cli/src/service/descriptors.rs",
     "crates/gateway/src/descriptors.rs",
     "crates/gateway/src/jail/linux.rs",
     "crates/gateway/src/memory.rs",
+    "crates/guest/src/boot_id.rs",
     "crates/guest/src/files/identity.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/network/interface.rs",
+    "crates/guest/src/port/edges.rs",
     "crates/guest/src/random.rs",
     "crates/guest/src/spawn.rs",
     "crates/guest/tests/wrappers/harness.rs",

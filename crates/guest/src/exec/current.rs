@@ -54,7 +54,7 @@ impl Current {
             }
             Command::Abandon(op) if op == self.op => self.stopped = Some(Stopped::Abandoned),
             // What runs cannot be reseeded. Nobody copies a machine where something runs, so nothing that is worth keeping is lost.
-            Command::Reseed(_) => self.outdates = true,
+            Command::Reseed => self.outdates = true,
             // For an operation that is over; the agent begins no second one.
             _ => {}
         }

@@ -67,7 +67,7 @@ impl Executor {
                         return;
                     }
                 }
-                Command::Reseed(_done) => self.interpreters.reseed().await,
+                Command::Reseed => self.interpreters.reseed().await,
                 // For an operation that is over.
                 _ => {}
             }
@@ -106,19 +106,14 @@ impl Executor {
     /// An interpreter that is ready; none if the execution is called off meanwhile.
     async fn acquire(&mut self, current: &mut Current) -> Result<Option<Interpreter>, StartError> {
         let Terms { language, .. } = current.terms;
-        if let Some(interpreter) = self.interpreters.take(language) {
-            return Ok(Some(interpreter));
-        }
-        let Parts { group, reaper, commands, .. } = &mut self.parts;
-        let mut start = std::pin::pin!(Interpreter::start(language, reaper, group));
-        while current.stopped.is_none() {
-            tokio::select! {
-                biased;
-                started = &mut start => return started.map(Some),
-                Some(command) = commands.recv() => drop(current.absorb(command)),
+        let Self { parts: Parts { group, reaper, commands, .. }, interpreters, .. } = self;
+        match unless_stopped(current, commands, interpreters.take(language)).await {
+            Some(Some(interpreter)) => Ok(Some(interpreter)),
+            Some(None) => {
+                unless_stopped(current, commands, Interpreter::start(language, reaper, group)).await.transpose()
             }
+            None => Ok(None),
         }
-        Ok(None)
     }
 
     /// The program, once it is whole; none if the execution is called off meanwhile.
@@ -183,6 +178,23 @@ impl Executor {
             self.ahead = Blank::create(self.count + 1).ok();
         }
     }
+}
+
+/// What comes of `work`; nothing if the execution is called off meanwhile.
+async fn unless_stopped<T>(
+    current: &mut Current,
+    commands: &mut mpsc::Receiver<Command>,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    let mut work = std::pin::pin!(work);
+    while current.stopped.is_none() {
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            Some(command) = commands.recv() => drop(current.absorb(command)),
+        }
+    }
+    None
 }
 
 fn done(current: &Current, ended: Ended, usage: Usage) -> Done {

@@ -1,17 +1,14 @@
 //! The interpreters that wait for an execution, one for each language.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, mem, time::Duration};
 
 use exec_sandbox_wire::Language;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::timeout;
 
-use crate::{
-    interpreter::{Interpreter, Token},
-    kmsg,
-};
+use crate::{interpreter::Interpreter, kmsg};
 
-/// How long an interpreter may need to take a seed. It takes a few milliseconds; one that needs longer is not waited for, because
-/// starting another takes less.
+/// How long a program waits for its interpreter to have taken its seed. That takes a few milliseconds; one that needs longer is not
+/// waited for, because starting another takes less.
 const SEED_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Interpreters that nothing runs in.
@@ -19,9 +16,14 @@ const SEED_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Interpreters(HashMap<Language, Interpreter>);
 
 impl Interpreters {
-    /// The one of a language, if there is one that can take an execution.
-    pub(super) fn take(&mut self, language: Language) -> Option<Interpreter> {
+    /// The one of a language, once it has taken its seed; none if there is none that can take an execution. Cancelling it loses nothing.
+    pub(super) async fn take(&mut self, language: Language) -> Option<Interpreter> {
+        let seeded = timeout(SEED_PATIENCE, self.0.get_mut(&language)?.has_taken_its_seeds()).await;
         let mut interpreter = self.0.remove(&language)?;
+        if seeded != Ok(true) {
+            kmsg::warn(&format!("an interpreter does not take its seed, and is ended: {language:?}"));
+            return None;
+        }
         interpreter.is_usable().then_some(interpreter)
     }
 
@@ -35,25 +37,12 @@ impl Interpreters {
         self.0.clear();
     }
 
-    /// Has them all depend on seeds of their own. One that does not answer that it does is ended.
+    /// Has them all depend on seeds of their own. None is waited for before it is taken.
     pub(super) async fn reseed(&mut self) {
-        let deadline = Instant::now() + SEED_PATIENCE;
-        let mut told: Vec<(Language, Interpreter, Token)> = Vec::new();
-        // All are told before any is waited for.
-        for (language, mut interpreter) in self.0.drain() {
-            if !interpreter.is_usable() {
-                continue;
-            }
-            match timeout_at(deadline, interpreter.reseed()).await {
-                Ok(Ok(token)) => told.push((language, interpreter, token)),
+        for (language, mut interpreter) in mem::take(&mut self.0) {
+            match timeout(SEED_PATIENCE, interpreter.reseed()).await {
+                Ok(Ok(())) => self.keep(language, interpreter),
                 _ => kmsg::warn(&format!("an interpreter cannot be given a seed, and is ended: {language:?}")),
-            }
-        }
-        for (language, mut interpreter, token) in told {
-            if timeout_at(deadline, interpreter.has_reseeded(token)).await == Ok(true) {
-                self.keep(language, interpreter);
-            } else {
-                kmsg::warn(&format!("an interpreter does not take its seed, and is ended: {language:?}"));
             }
         }
     }
@@ -80,8 +69,8 @@ mod tests {
         _exit: oneshot::Sender<Exit>,
     }
 
-    /// An interpreter that gives this answer to the token of a seed.
-    fn interpreter(answer: impl FnOnce(&str) -> String + Send + 'static) -> (Interpreter, Held) {
+    /// An interpreter that gives this answer to the token of each seed.
+    fn interpreter(mut answer: impl FnMut(&str) -> String + Send + 'static) -> (Interpreter, Held) {
         let process = Command::new("sleep").arg("1000").process_group(0).spawn().expect("a process");
         let pid = Pid::from_child(&process);
         let (tell, exit) = oneshot::channel();
@@ -89,15 +78,13 @@ mod tests {
         ours.set_nonblocking(true).expect("a flag");
         let interpreter = Interpreter::pretend(Child { pid, exit }, ours.into()).expect("it can be watched");
         thread::spawn(move || {
-            let mut wrapper = BufReader::new(theirs);
-            let mut line = String::new();
-            wrapper.read_line(&mut line).expect("it is spoken to");
-            let words: Vec<&str> = line.trim_end().split(' ').collect();
-            let [verb, token, seed] = words[..] else { panic!("{line}") };
-            assert_eq!((verb, token.len(), seed.len()), ("seed", 32, 64));
-            wrapper.get_mut().write_all(answer(token).as_bytes()).expect("it is heard");
             // Until the other end is closed.
-            let _ = wrapper.read_line(&mut line);
+            for line in BufReader::new(&theirs).lines().map_while(Result::ok) {
+                let words: Vec<&str> = line.split(' ').collect();
+                let [verb, token, seed] = words[..] else { panic!("{line}") };
+                assert_eq!((verb, token.len(), seed.len()), ("seed", 32, 64));
+                (&theirs).write_all(answer(token).as_bytes()).expect("it is heard");
+            }
         });
         (interpreter, Held { process, _exit: tell })
     }
@@ -110,7 +97,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_an_interpreter_that_takes_its_seed_is_kept() {
+    async fn only_an_interpreter_that_takes_its_seed_is_given_a_program() {
         let mut interpreters = Interpreters::default();
         let (good, held) = interpreter(|token| format!("\nseeded {token}\n"));
         let (mute, held_mute) = interpreter(|_| String::new());
@@ -119,12 +106,36 @@ mod tests {
         interpreters.keep(Language::JavaScript, mute);
         interpreters.keep(Language::Raw, liar);
         interpreters.reseed().await;
+        assert!(interpreters.take(Language::JavaScript).await.is_none());
+        assert!(interpreters.take(Language::Raw).await.is_none());
         assert!(held_mute.was_killed() && held_liar.was_killed());
-        assert!(interpreters.take(Language::JavaScript).is_none() && interpreters.take(Language::Raw).is_none());
-        let kept = interpreters.take(Language::Python);
+        let kept = interpreters.take(Language::Python).await;
         assert!(kept.is_some(), "it is silent, so it can take an execution");
         interpreters.keep(Language::Python, kept.expect("it is there"));
         interpreters.clear();
+        assert!(held.was_killed());
+    }
+
+    #[tokio::test]
+    async fn an_interpreter_is_waited_for_until_it_has_taken_every_seed_and_kept_if_nobody_waits_for_so_long() {
+        let mut interpreters = Interpreters::default();
+        let (answers, next) = std::sync::mpsc::channel::<()>();
+        let (slow, held) = interpreter(move |token| {
+            let _ = next.recv();
+            format!("\nseeded {token}\n")
+        });
+        interpreters.keep(Language::Python, slow);
+        for _ in 0..2 {
+            interpreters.reseed().await;
+        }
+        for _ in 0..2 {
+            let taken = timeout(Duration::from_millis(50), interpreters.take(Language::Python)).await;
+            assert!(taken.is_err(), "it has a seed to answer for");
+            answers.send(()).expect("it waits");
+        }
+        let taken = interpreters.take(Language::Python).await;
+        assert!(taken.is_some(), "it has answered for both");
+        drop(taken);
         assert!(held.was_killed());
     }
 }

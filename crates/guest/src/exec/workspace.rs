@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,10 @@ const PROGRAMS: &str = "/run/exec-sandbox/ops";
 /// Read by the interpreter, and run by the kernel if the program names an interpreter of its own.
 const CODE_MODE: u32 = 0o555;
 const ENV_MODE: u32 = 0o444;
+
+/// What is in place of the code until that comes. A file that was written to has a page, and the kernel need not look any more what
+/// rights a write takes from it: in a copy that is work before the first program.
+const PLACEHOLDER: &[u8] = b"\n";
 
 /// The directory of one execution. Dropping it removes it.
 #[derive(Debug)]
@@ -39,13 +43,17 @@ impl Blank {
     fn create_under(parent: &Path, number: u64) -> io::Result<Self> {
         let workspace = Workspace { dir: parent.join(number.to_string()) };
         fs::create_dir_all(&workspace.dir)?;
-        let (code, env) = (workspace.file("code", CODE_MODE)?, workspace.file("env", ENV_MODE)?);
+        let (mut code, env) = (workspace.file("code", CODE_MODE)?, workspace.file("env", ENV_MODE)?);
+        code.write_all(PLACEHOLDER)?;
         Ok(Self { workspace, code, env })
     }
 
     /// Writes the program, and closes its files: the kernel executes none that somebody may write to.
     pub(crate) fn fill(mut self, program: &Program) -> io::Result<Workspace> {
-        self.code.write_all(&program.code)?;
+        self.code.write_all_at(&program.code, 0)?;
+        if program.code.len() < PLACEHOLDER.len() {
+            self.code.set_len(program.code.len() as u64)?;
+        }
         self.env.write_all(&environment(program))?;
         Ok(self.workspace)
     }
@@ -96,6 +104,18 @@ mod tests {
         assert_eq!(fs::read(workspace.dir().join("env")).expect("it is there"), b"A=b=c\0D=\0");
         drop(workspace);
         assert_eq!(fs::read_dir(parent.path()).expect("it is there").count(), 0);
+    }
+
+    #[test]
+    fn of_a_program_that_is_shorter_than_what_was_in_its_place_nothing_else_is_seen() {
+        let parent = tempfile::tempdir().expect("a directory");
+        for code in ["", "x", "xy"] {
+            let program = Program { code: code.into(), env: Vec::new() };
+            let workspace = Blank::create_under(parent.path(), 1)
+                .and_then(|blank| blank.fill(&program))
+                .expect("it can be written");
+            assert_eq!(fs::read_to_string(workspace.dir().join("code")).expect("it is there"), code);
+        }
     }
 
     #[test]

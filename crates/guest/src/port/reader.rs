@@ -4,15 +4,10 @@ use std::{mem, time::Duration};
 
 use bytes::Bytes;
 use exec_sandbox_wire::limits;
-use rustix::{
-    buffer::spare_capacity,
-    event::{PollFd, PollFlags, Timespec, epoll},
-    fd::OwnedFd,
-    io::Errno,
-};
+use rustix::{buffer::spare_capacity, fd::OwnedFd, io::Errno};
 use tokio::sync::mpsc;
 
-use super::{Connection, Connections, Event};
+use super::{Connection, Connections, Edges, Event};
 
 /// First and last wait for a host that is away. Its return wakes the wait; these are the net under that.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
@@ -25,12 +20,13 @@ const GATHER_BYTES: usize = limits::CHUNK_BYTES as usize;
 /// gives it back when it is dropped: as much work as all else that a message costs.
 const COPY_BYTES: usize = 4096;
 
-/// Reads until nobody wants to hear of it.
-pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender<Event>) {
-    let edges = match watch_edges(port) {
-        Ok(edges) => edges,
-        Err(error) => return drop(tell.blocking_send(Event::Broken(error))),
-    };
+/// Reads until the port fails, or nobody wants to hear of it (`Ok`).
+pub(super) async fn run(
+    port: &OwnedFd,
+    edges: &Edges,
+    connections: &Connections,
+    tell: &mpsc::Sender<Event>,
+) -> Result<(), Errno> {
     let (mut up, mut wait): (Option<Connection>, _) = (None, FIRST_WAIT);
     let mut bytes = Vec::new();
     loop {
@@ -48,40 +44,39 @@ pub(super) fn run(port: &OwnedFd, connections: &Connections, tell: &mpsc::Sender
             if ended || read == Ok(0) {
                 connections.end(connection);
                 up = None;
-                if tell.blocking_send(Event::Down).is_err() {
-                    return;
+                if tell.send(Event::Down).await.is_err() {
+                    return Ok(());
                 }
             }
         }
         if read == Ok(0) {
-            wait_for_edge(&edges, wait);
+            edges.next_within(wait).await;
             wait = next_wait(wait);
             continue;
         }
         if up.is_none() {
             let connection = connections.current();
             (up, wait) = (Some(connection), FIRST_WAIT);
-            if tell.blocking_send(Event::Up(connection)).is_err() {
-                return;
+            if tell.send(Event::Up(connection)).await.is_err() {
+                return Ok(());
             }
         }
         let event = match read {
             Ok(_) if bytes.len() <= COPY_BYTES => Event::Bytes(Bytes::copy_from_slice(&bytes)),
             Ok(_) => Event::Bytes(mem::take(&mut bytes).into()),
             Err(Errno::AGAIN) => {
-                let _ = rustix::event::poll(&mut [PollFd::new(port, PollFlags::IN)], None);
+                edges.next().await;
                 continue;
             }
-            Err(error) => Event::Broken(error),
+            Err(error) => return Err(error),
         };
-        let broken = matches!(event, Event::Broken(_));
-        if tell.blocking_send(event).is_err() || broken {
-            return;
+        if tell.send(event).await.is_err() {
+            return Ok(());
         }
     }
 }
 
-/// Reads what is there, up to a buffer's worth: the port gives at most a page at once, and each handing over costs a switch of threads.
+/// Reads what is there, up to a buffer's worth: the port gives at most a page at once, and each handing over costs a turn of the loop.
 /// What ends it early is met again by the next call.
 fn gather(port: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
     bytes.reserve_exact(GATHER_BYTES);
@@ -93,27 +88,13 @@ fn gather(port: &OwnedFd, bytes: &mut Vec<u8>) -> Result<usize, Errno> {
     Ok(first)
 }
 
-fn watch_edges(port: &OwnedFd) -> Result<OwnedFd, Errno> {
-    let edges = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-    epoll::add(&edges, port, epoll::EventData::new_u64(0), flags)?;
-    Ok(edges)
-}
-
-fn wait_for_edge(edges: &OwnedFd, wait: Duration) {
-    let timeout = Timespec::try_from(wait).ok();
-    let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-    // A signal or an error ends the wait early, and the next read tells more.
-    let _ = epoll::wait(edges, &mut events[..], timeout.as_ref());
-}
-
 fn next_wait(wait: Duration) -> Duration {
     (wait * 2).min(LAST_WAIT)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, path::PathBuf, sync::Arc, thread};
+    use std::{fs, io::Write as _, path::PathBuf, pin::pin};
 
     use rustix::fs::{Mode, OFlags};
 
@@ -144,11 +125,6 @@ mod tests {
         }
     }
 
-    fn woken(edges: &OwnedFd, wait: Option<&Timespec>) -> bool {
-        let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }];
-        epoll::wait(edges, &mut events[..], wait).expect("it can be waited for") > 0
-    }
-
     #[test]
     fn waits_for_an_absent_host_grow_to_a_second_and_no_further() {
         let waits: Vec<u128> = std::iter::successors(Some(FIRST_WAIT), |wait| Some(next_wait(*wait)))
@@ -158,48 +134,56 @@ mod tests {
         assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
     }
 
-    #[test]
-    fn a_host_that_stays_away_wakes_nobody_and_one_that_comes_does() {
+    #[tokio::test]
+    async fn a_host_that_stays_away_wakes_nobody_and_one_that_comes_wakes_all_who_wait() {
         let fifo = Fifo::new();
-        let edges = watch_edges(&fifo.port).expect("it can be watched");
+        let edges = Edges::watch(&fifo.port).expect("it can be watched");
         drop(fifo.host(""));
-        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
-        woken(&edges, Some(&at_once));
-        assert!(!woken(&edges, Some(&at_once)), "it has hung up for ever, and that is told once");
-        let _host = fifo.host("hello");
-        assert!(woken(&edges, None));
+        let moment = Duration::from_millis(20);
+        edges.next_within(moment).await;
+        assert!(!edges.next_within(moment).await, "it has hung up for ever, and that is told once");
+        for says in ["hello", "again"] {
+            let said = async { fifo.host(says) };
+            let ((), (), host) = tokio::join!(edges.next(), edges.next(), said);
+            drop(host);
+            edges.next_within(moment).await;
+        }
     }
 
-    #[test]
-    fn hosts_that_come_and_go_are_told_in_order_and_what_one_left_behind_is_not_the_next_ones() {
-        let (fifo, connections) = (Fifo::new(), Arc::<Connections>::default());
+    #[tokio::test]
+    async fn hosts_that_come_and_go_are_told_in_order_and_what_one_left_behind_is_not_the_next_ones() {
+        let (fifo, connections) = (Fifo::new(), Connections::default());
+        let edges = Edges::watch(&fifo.port).expect("it can be watched");
         let (tell, mut events) = mpsc::channel(8);
-        let port = fifo.port.try_clone().expect("a descriptor");
-        let counted = Arc::clone(&connections);
-        let reader = thread::spawn(move || run(&port, &counted, &tell));
-        let mut next = || events.blocking_recv().map(|event| format!("{event:?}")).unwrap_or_default();
+        let mut reader = pin!(run(&fifo.port, &edges, &connections, &tell));
+        let mut next = async || {
+            tokio::select! {
+                event = events.recv() => event.map(|event| format!("{event:?}")).unwrap_or_default(),
+                ended = &mut reader => format!("{ended:?}"),
+            }
+        };
 
         let host = fifo.host("one");
-        assert_eq!([next(), next()], ["Up(Connection(0))", "Bytes(b\"one\")"]);
+        assert_eq!([next().await, next().await], ["Up(Connection(0))", "Bytes(b\"one\")"]);
         drop(host);
-        assert_eq!(next(), "Down");
+        assert_eq!(next().await, "Down");
         let mut host = fifo.host("two");
-        assert_eq!([next(), next()], ["Up(Connection(1))", "Bytes(b\"two\")"]);
+        assert_eq!([next().await, next().await], ["Up(Connection(1))", "Bytes(b\"two\")"]);
         // The writer saw it go, and it or another was back before the reader looked.
         connections.end(Connection(1));
         host.write_all(b"left behind").expect("it is read");
-        assert_eq!([next(), next()], ["Down", "Up(Connection(2))"]);
+        assert_eq!([next().await, next().await], ["Down", "Up(Connection(2))"]);
         host.write_all(b"three").expect("it is read");
-        assert_eq!(next(), "Bytes(b\"three\")");
+        assert_eq!(next().await, "Bytes(b\"three\")");
         // What takes the buffer along, and what follows it.
         let long = "x".repeat(COPY_BYTES + 1);
         host.write_all(long.as_bytes()).expect("it is read");
-        assert_eq!(next(), format!("Bytes(b\"{long}\")"));
+        assert_eq!(next().await, format!("Bytes(b\"{long}\")"));
         host.write_all(b"four").expect("it is read");
-        assert_eq!(next(), "Bytes(b\"four\")");
+        assert_eq!(next().await, "Bytes(b\"four\")");
 
         drop(events);
         host.write_all(b"nobody listens").expect("it is read");
-        reader.join().expect("it ends");
+        assert_eq!(reader.await, Ok(()));
     }
 }

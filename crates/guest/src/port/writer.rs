@@ -10,7 +10,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::{Connection, Connections, Outgoing, Queues};
+use super::{Connection, Connections, Edges, Outgoing, Queues};
 use crate::kmsg;
 
 /// What is gathered into one write. One chunk of output and its header fit, so a small frame beside it costs no write of its own.
@@ -27,16 +27,16 @@ struct Batch {
 }
 
 /// Writes until nobody sends.
-pub(super) fn run(port: &OwnedFd, connections: &Connections, mut queues: Queues) {
+pub(super) async fn run(port: &OwnedFd, edges: &Edges, connections: &Connections, mut queues: Queues) {
     let mut batch = Batch::default();
-    while let Some(first) = queues.outgoing.blocking_recv() {
+    while let Some(first) = queues.outgoing.recv().await {
         batch.add(queues.resolve(first), connections.current());
         while batch.bytes.len() < BATCH_BYTES
             && let Ok(next) = queues.outgoing.try_recv()
         {
             batch.add(queues.resolve(next), connections.current());
         }
-        write(port, connections, &mut batch);
+        write(port, edges, connections, &mut batch).await;
     }
 }
 
@@ -64,7 +64,7 @@ impl Batch {
     }
 }
 
-fn write(port: &OwnedFd, connections: &Connections, batch: &mut Batch) {
+async fn write(port: &OwnedFd, edges: &Edges, connections: &Connections, batch: &mut Batch) {
     while !batch.bytes.is_empty() {
         let Some(connection) = batch.connection.filter(|connection| *connection == connections.current()) else {
             batch.bytes.clear();
@@ -73,7 +73,8 @@ fn write(port: &OwnedFd, connections: &Connections, batch: &mut Batch) {
         match rustix::io::write(port, &batch.bytes) {
             Ok(written) => batch.bytes.advance(written.min(batch.bytes.len())),
             Err(Errno::AGAIN) => {
-                if has_hung_up_while_full(port) {
+                edges.next_within(WRITABLE_WAIT).await;
+                if has_hung_up(port) {
                     connections.end(connection);
                 }
             }
@@ -84,18 +85,20 @@ fn write(port: &OwnedFd, connections: &Connections, batch: &mut Batch) {
     }
 }
 
-/// Waits until more can be written; whether the host has gone meanwhile.
-fn has_hung_up_while_full(port: &OwnedFd) -> bool {
+/// Whether the host has gone.
+fn has_hung_up(port: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(port, PollFlags::OUT)];
-    let timeout = Timespec::try_from(WRITABLE_WAIT).ok();
-    let _ = rustix::event::poll(&mut fds, timeout.as_ref());
+    let _ = rustix::event::poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     fds.iter().any(|fd| fd.revents().contains(PollFlags::HUP))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{os::unix::net::UnixStream as StdStream, pin::pin};
+
     use bytes::Bytes;
     use exec_sandbox_wire::{FrameDecoder, Kind};
+    use tokio::{io::AsyncReadExt as _, net::UnixStream};
 
     use super::*;
 
@@ -136,5 +139,47 @@ mod tests {
             batch.add(queues.resolve(outgoing), connections.current());
         }
         assert_eq!(ops(&batch), [1, 2, 3, 4]);
+    }
+    #[tokio::test]
+    async fn what_finds_the_port_full_goes_out_when_there_is_room_and_to_nobody_once_the_host_has_gone() {
+        const CHUNK: usize = limits::CHUNK_BYTES as usize;
+        let chunk = |op| Frame { op, kind: Kind::STDOUT, body: vec![0; CHUNK].into() };
+        let (port, host) = StdStream::pair().expect("a socket");
+        port.set_nonblocking(true).expect("a flag");
+        host.set_nonblocking(true).expect("a flag");
+        let (port, mut host) = (OwnedFd::from(port), UnixStream::from_std(host).expect("it can be watched"));
+        let (connections, edges) = (Connections::default(), Edges::watch(&port).expect("it can be watched"));
+        let (outbound, queues) = super::super::queues();
+        let mut writer = pin!(run(&port, &edges, &connections, queues));
+        let first = connections.current();
+        let send = async |outgoing| drop(outbound.outgoing.send(outgoing).await);
+
+        send(Outgoing::Open(first, frame(0))).await;
+        let sent: Vec<u32> = (1..40).collect();
+        for op in &sent {
+            send(Outgoing::Frame(chunk(*op))).await;
+        }
+        let full = tokio::time::timeout(5 * WRITABLE_WAIT, &mut writer).await;
+        assert!(full.is_err() && connections.current() == first, "it waits for the host, who is there");
+        let mut decoder = FrameDecoder::default();
+        let mut received = Vec::new();
+        while received.last() != sent.last() {
+            tokio::select! {
+                read = host.read_buf(decoder.buffer()) => assert_ne!(read.expect("it is open"), 0),
+                () = &mut writer => panic!("somebody may still send"),
+            }
+            received.extend(std::iter::from_fn(|| decoder.next_frame().expect("it is whole")).map(|frame| frame.op));
+        }
+        assert_eq!(received, (0..40).collect::<Vec<u32>>());
+
+        for op in &sent {
+            send(Outgoing::Frame(chunk(*op))).await;
+        }
+        assert!(tokio::time::timeout(5 * WRITABLE_WAIT, &mut writer).await.is_err(), "the port is full again");
+        drop(host);
+        // It takes what is left for nobody, and ends when nobody can send any more.
+        drop(outbound);
+        writer.await;
+        assert_ne!(connections.current(), first);
     }
 }

@@ -195,7 +195,7 @@ impl World {
                 self.follow(effects);
             }
             Some(Command::Cancel(_)) => self.end(),
-            Some(Command::Signal(..) | Command::Reseed(_)) | None => {}
+            Some(Command::Signal(..) | Command::Reseed) | None => {}
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! The guest goes on where the other was halted, with an agent that thinks of the host that was there then. So the host speaks first: its
 //! hello has a seed, by which the agent learns that its guest is a copy, and the agent's hello is the answer to that: nothing runs
-//! before it. From there on the VM is one like any other.
+//! before it, and nothing in an interpreter that has not taken a seed of its own. From there on the VM is one like any other.
 
 use std::{io, time::Duration};
 
