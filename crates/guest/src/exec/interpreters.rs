@@ -79,11 +79,11 @@ mod tests {
         let interpreter = Interpreter::pretend(Child { pid, exit }, ours.into()).expect("it can be watched");
         thread::spawn(move || {
             // Until the other end is closed.
-            for line in BufReader::new(&theirs).lines().map_while(Result::ok) {
-                let words: Vec<&str> = line.split(' ').collect();
-                let [verb, token, seed] = words[..] else { panic!("{line}") };
-                assert_eq!((verb, token.len(), seed.len()), ("seed", 32, 64));
-                (&theirs).write_all(answer(token).as_bytes()).expect("it is heard");
+            let mut lines = BufReader::new(&theirs).lines().map_while(Result::ok);
+            while let Some(verb) = lines.next() {
+                let [token, seed] = [(); 2].map(|()| lines.next().expect("an order is three lines"));
+                assert_eq!((&verb[..], token.len(), seed.len()), ("seed", 32, 64));
+                (&theirs).write_all(answer(&token).as_bytes()).expect("it is heard");
             }
         });
         (interpreter, Held { process, _exit: tell })

@@ -28,6 +28,7 @@ const UNSETTLED_EXIT_CODE = 13;
 const BUFFERED_RANDOM_BYTES = 2048;
 const SMALL_RANDOM_BYTES = 256;
 const MAX_MARKER_BYTES = 1024 * 1024;
+const MAX_ORDER_BYTES = 256;
 const MODULE_NAME = /^\.main-[0-9]+\.ts$/;
 
 const { readSync, writeSync, readFileSync, writeFileSync, unlinkSync, readdirSync, fstatSync, openSync, closeSync } = fs;
@@ -41,6 +42,7 @@ const exit = process.reallyExit.bind(process);
 const leave = process.exit.bind(process);
 const on = process.on.bind(process);
 const listenersOf = process.listeners.bind(process);
+const received = Buffer.alloc(MAX_ORDER_BYTES);
 const wait = new Int32Array(new SharedArrayBuffer(4));
 const transpiler = new Bun.Transpiler({ loader: "ts", replMode: true });
 const USES_COMMONJS = /(^|[^.\w$"'`])(module|exports)\s*[.[=]|require\.main/;
@@ -75,7 +77,9 @@ function writeAll(fd, text) {
   let bytes = Buffer.from(text);
   while (bytes.length > 0) {
     try {
-      bytes = bytes.subarray(writeSync(fd, bytes));
+      const count = writeSync(fd, bytes);
+      if (count === bytes.length) return true;
+      bytes = bytes.subarray(count);
     } catch (error) {
       // Bun may have made the pipe non-blocking: wait for the reader.
       if (error.code !== "EAGAIN") return false;
@@ -103,20 +107,32 @@ function replaceStream(name, fd) {
   });
 }
 
-function readLine() {
-  const byte = Buffer.alloc(256);
-  let line = "";
+// Whether the agent has been told. A report is short enough to be written at once.
+function report(line) {
+  try {
+    return writeSync(CONTROL_FD, line) === line.length;
+  } catch {
+    return false;
+  }
+}
+
+// Its verb, its token and its argument, each of which is a line.
+function readOrder() {
+  let order = "";
   for (;;) {
-    const count = readSync(CONTROL_FD, byte, 0, byte.length);
+    const count = readSync(CONTROL_FD, received, 0, MAX_ORDER_BYTES);
     if (count === 0) exit(0); // the agent is gone
-    line += byte.latin1Slice(0, count);
-    if (line.endsWith("\n")) return line.slice(0, -1);
+    order += received.latin1Slice(0, count);
+    const lines = order.split("\n");
+    if (lines.length > 3) return lines;
   }
 }
 
 function applyEnvironment(path) {
   const saved = [];
-  for (const pair of readFileSync(path, "utf8").split("\0")) {
+  const pairs = readFileSync(path, "utf8");
+  if (pairs === "") return saved;
+  for (const pair of pairs.split("\0")) {
     const at = pair.indexOf("=");
     if (at < 1) continue;
     const name = pair.slice(0, at);
@@ -148,6 +164,8 @@ function restoreSurroundings({ names, variables, place, number }, path) {
   Object.assign(env, variables);
   process.chdir(place);
   forgetModule(path, number);
+  // What is collected and compiled now is not in a program's time.
+  Bun.gc(true);
 }
 
 function forgetModule(path, number) {
@@ -240,20 +258,21 @@ function keepDeclarations({ names, imports, scope }) {
   }
 }
 
-function evaluate(source, execution, number) {
-  Object.assign(execution, { names: [], imports: [], scope: undefined });
-  let text = source;
+// The program, and what is added so that its declarations are found.
+function prepared(source, execution, number) {
   try {
-    // After the last program nobody looks for what it declared.
-    if (!execution.isLast) Object.assign(execution, declarations(source));
-    if (execution.names.length > 0) {
-      offerScope(execution, number);
-      text += epilogue(execution.names, number);
-    }
+    Object.assign(execution, declarations(source));
+    if (execution.names.length === 0) return source;
+    offerScope(execution, number);
+    return source + epilogue(execution.names, number);
   } catch {
-    // A syntax error: shown when the module is loaded.
+    return source; // a syntax error: shown when the module is loaded
   }
-  writeFileSync(execution.path, text);
+}
+
+function evaluate(source, execution, number) {
+  // After the last program nobody looks for what it declared.
+  writeFileSync(execution.path, execution.isLast ? source : prepared(source, execution, number));
   return import(execution.path);
 }
 
@@ -302,24 +321,35 @@ function numberFor(verb) {
 }
 
 function next() {
-  let [verb, token, argument] = readLine().split(" ");
-  while (verb === "seed") {
-    reseed(argument);
-    if (!writeAll(CONTROL_FD, `\nseeded ${token}\n`)) exit(70);
-    [verb, token, argument] = readLine().split(" ");
+  let order = readOrder();
+  while (order[0] === "seed") {
+    reseed(order[2]);
+    if (!report("\nseeded " + order[1] + "\n")) exit(70);
+    order = readOrder();
   }
+  const verb = order[0];
   if (verb !== "exec" && verb !== "last" && verb !== "rehearse") exit(70);
-  const dir = argument;
+  const dir = order[2];
   const number = numberFor(verb);
-  const path = `${HOME}/.main-${number}.ts`;
+  const path = HOME + "/.main-" + number + ".ts";
   const rehearsal = verb === "rehearse" ? surroundings(number) : undefined;
-  const execution = { isLast: verb === "last", rehearsal, token, path, saved: applyEnvironment(`${dir}/env`), settled: false };
+  const execution = {
+    isLast: verb === "last",
+    rehearsal,
+    token: order[1],
+    path,
+    saved: applyEnvironment(dir + "/env"),
+    settled: false,
+    imports: [],
+    names: [],
+    scope: undefined,
+  };
   running = execution;
   process.exitCode = 0;
   Bun.main = process.argv[1] = path;
   let module;
   try {
-    module = evaluate(readFileSync(`${dir}/code`, "utf8"), execution, number);
+    module = evaluate(readFileSync(dir + "/code", "utf8"), execution, number);
   } catch (error) {
     fail(error);
     return;
@@ -338,21 +368,32 @@ async function settle(module, execution) {
 
 // What the next execution needs of the language, which a program may have taken away.
 function probe() {
-  const [verb, token] = "exec token".split(" ");
+  const [verb, token] = "exec\ntoken".split("\n");
   const { names } = declarations("const probed = 1");
   if (`${verb} ${token} ${names}` !== "exec token probed") throw new Error("not what it was");
 }
 
-function finish(code) {
-  const { isLast, rehearsal, token, path, saved } = running;
-  if (isLast) {
-    // After the program's own listeners. Bun takes itself apart for longer than most programs run, and would take the processor from the
-    // agent, which has somebody to tell; so this waits until it is ended, or the agent is gone.
-    on("exit", () => {
-      if (writeAll(CONTROL_FD, `\ndone ${token} ${process.exitCode & 255}\n`)) readSync(CONTROL_FD, Buffer.alloc(1), 0, 1);
-    });
+// Bun takes itself apart for longer than most programs run, and would take the processor from the agent, which has somebody to tell; so
+// this waits until it is ended, or the agent is gone.
+function reportLast(token, code) {
+  if (report("\ndone " + token + " " + (code & 255) + "\n")) readSync(CONTROL_FD, received, 0, 1);
+}
+
+function finishLast(code) {
+  const { token, path } = running;
+  if (listenersOf("exit").length > 1) {
+    // The program's own come first.
+    on("exit", () => reportLast(token, process.exitCode));
     leave(code & 255);
   }
+  reportLast(token, code);
+  removeQuietly(path);
+  exit(code & 255);
+}
+
+function finish(code) {
+  if (running.isLast) finishLast(code);
+  const { rehearsal, token, path, saved } = running;
   try {
     if (rehearsal === undefined) keepDeclarations(running);
     running = null;
@@ -363,7 +404,7 @@ function finish(code) {
     restoreStreams();
     listen();
     probe();
-    if (!writeAll(CONTROL_FD, `\ndone ${token} ${code & 255}\n`)) exit(code & 255);
+    if (!report(`\ndone ${token} ${code & 255}\n`)) exit(code & 255);
   } catch {
     exit(code & 255); // a program broke what all of this stands on: then its end is the interpreter's
   }
@@ -411,7 +452,7 @@ for (const name of readdirSync(HOME)) {
   if (MODULE_NAME.test(name)) removeQuietly(`${HOME}/${name}`); // an interpreter that was killed left it
 }
 // Exercised before the first program comes: a module is made of one, found, loaded and asked.
-const first = { path: `${HOME}/.main-0.ts` };
+const first = { isLast: false, path: `${HOME}/.main-0.ts` };
 await evaluate("const warm: number = await 1; export {};", first, 0);
 removeQuietly(first.path);
 void first.scope?.warm;
@@ -419,5 +460,5 @@ forgetModule(first.path, 0);
 // So is what a copy does before anything else: a function is compiled when it is first called.
 reseed(Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0"));
 listen();
-writeAll(CONTROL_FD, "ready\n");
+report("ready\n");
 next();

@@ -13,16 +13,19 @@ program runs, and makes whole before each execution what the one before it may h
 
 __builtins__ = dict(vars(__builtins__))  # for every function below
 
+import linecache
 import os
 import sys
+from _random import Random
 from _signal import setitimer
+from _thread import _count as count_other_threads
 from atexit import _run_exitfuncs as run_exit_functions
 from fcntl import F_DUPFD_CLOEXEC, fcntl
-from gc import collect, freeze
+from gc import collect, freeze, get_objects
 from os import O_RDONLY, _exit, chdir, close, dup2, environb, fstat, getcwdb, getpid, read
 from os import open as open_fd
 from os import register_at_fork, set_blocking, set_inheritable, write
-from sys import _current_frames, modules, setprofile, setrecursionlimit, settrace
+from sys import _current_frames, getprofile, gettrace, modules, setprofile, setrecursionlimit, settrace
 
 CONTROL_FD = 1000
 HOME = os.environ["HOME"]
@@ -39,6 +42,10 @@ MIN_RECURSION_LIMIT = 200
 # Most programs are read at once.
 PIECE_BYTES = 65536
 REHEARSAL = "main-0.py"
+# Types whose instances end without a sound.
+DATA = {dict, frozenset, list, set, tuple, type(lambda: None)}
+# How a report ends, for each exit code.
+REPORT_ENDS = [b" %d\n" % code for code in range(256)]
 RECURSION_LIMIT = sys.getrecursionlimit()
 fromhex = bytes.fromhex
 PathFinder = modules["_frozen_importlib_external"].PathFinder
@@ -78,7 +85,8 @@ class Streams:
         return open(fd, mode, 1 if fd else -1, "utf-8", errors, closefd=False)
 
     def flush(self):
-        for stream in (*self.objects[1:], sys.stdout, sys.stderr):
+        _, stdout, stderr = self.objects
+        for stream in (stdout, stderr, sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except BaseException:
@@ -116,7 +124,9 @@ class Interpreter:
         self.pid = getpid()
         self.main = type(sys)("__main__")
         self.main.__builtins__ = modules["builtins"]
+        self.given = dict(self.main.__dict__)
         self.executions = 0
+        self.is_last = False
         self.runner = None
         self.buffer = b""
         self.streams = Streams()
@@ -132,25 +142,26 @@ class Interpreter:
         freeze()
         self.say(b"ready\n", 1)
         while True:
-            verb, token, argument = self.read_line().split(b" ", 2)
+            verb, token, argument = self.read_order()
             if verb == b"seed":
                 self.reseed(argument)
-                self.say(b"\nseeded %s\n" % token, 1)
+                self.say(b"\nseeded " + token + b"\n", 1)
                 continue
             if verb == b"rehearse":
                 code = self.rehearse(argument)
-            elif verb in (b"exec", b"last"):
+            elif verb == b"last" or verb == b"exec":
+                self.is_last = verb == b"last"
                 self.executions += 1
                 code = self.execute(argument, "main.py" if self.executions == 1 else "main-%d.py" % self.executions)
             else:
                 _exit(70)
-            if verb == b"last":
+            if self.is_last:
                 self.end()
             self.streams.flush()
             if getpid() != self.pid:
                 _exit(code)  # a copy that the program forked: the end of its program is the end of it
-            self.say(b"\ndone %s %d\n" % (token, code), code)
-            if verb == b"last":
+            self.say(b"\ndone " + token + REPORT_ENDS[code], code)
+            if self.is_last:
                 self.await_end(code)
 
     def end(self):
@@ -160,12 +171,14 @@ class Interpreter:
             if "threading" in modules:
                 modules["threading"]._shutdown()
             run_exit_functions()
-            names = self.main.__dict__
-            # In the order of the interpreter's own end: what is marked as private goes first.
-            for name in [*filter(is_private, names), *names]:
-                if name != "__builtins__":
+            names, given = self.main.__dict__, self.given
+            made = [name for name in names if names[name] is not given.get(name)]
+            if made:
+                # In the order of the interpreter's own end: what is marked as private goes first.
+                for name in [*filter(is_private, made), *made]:
                     names[name] = None
-            collect()
+            if holds_more_than_data():
+                collect()
         except BaseException:
             pass  # a program replaced what this stands on
 
@@ -183,8 +196,13 @@ class Interpreter:
         except OSError:
             pass
 
-    def read_line(self):
-        while b"\n" not in self.buffer:
+    def read_order(self):
+        """Its verb, its token and its argument, each of which is a line."""
+        while True:
+            lines = self.buffer.split(b"\n", 3)
+            if len(lines) == 4:
+                self.buffer = lines.pop()
+                return lines
             try:
                 piece = read(CONTROL_FD, 4096)
             except OSError:
@@ -194,8 +212,6 @@ class Interpreter:
             if not piece:
                 _exit(0)  # the agent is gone
             self.buffer += piece
-        line, self.buffer = self.buffer.split(b"\n", 1)
-        return line
 
     def say(self, line, code):
         while True:
@@ -218,7 +234,7 @@ class Interpreter:
             self.main.__dict__.clear()
             self.main, self.runner = main, runner
             modules["__main__"] = main
-            modules["linecache"].cache.pop(REHEARSAL, None)
+            linecache.cache.pop(REHEARSAL, None)
             if environb != variables:
                 environb.clear()
                 environb.update(variables)
@@ -238,13 +254,15 @@ class Interpreter:
     def reseed(self, seed):
         """In a copy of a machine: what is drawn from here on is not what other copies draw. Modules that are not there need nothing."""
         try:
-            seed = fromhex(seed.decode())
             if "random" in modules:
-                modules["random"].seed(seed[:16])
+                # Its own `seed` takes a number as it is, but comes to that by ways of its own.
+                generator = modules["random"]._inst
+                Random.seed(generator, int(seed[:32], 16))
+                generator.gauss_next = None
             if "numpy.random" in modules:
-                modules["numpy.random"].seed(list(seed[16:]))
+                modules["numpy.random"].seed(list(fromhex(seed[32:].decode())))
             if "_ssl" in modules:
-                modules["_ssl"].RAND_add(seed, len(seed))
+                modules["_ssl"].RAND_add(seed, len(seed) / 2)
         except BaseException:
             _exit(70)  # a program broke what this stands on: another interpreter is better than a copy
 
@@ -258,11 +276,8 @@ class Interpreter:
         except BaseException as error:
             show_by_default(type(error), error, None)
         finally:
-            for variable, value in saved.items():
-                if value is None:
-                    environb.pop(variable, None)
-                else:
-                    environb[variable] = value
+            if saved:
+                self.restore_environment(saved)
         return code
 
     def make_whole(self):
@@ -287,14 +302,22 @@ class Interpreter:
                 setitimer(timer, 0)
 
     def apply_environment(self, directory):
-        pairs = contents(directory + b"/env").split(b"\0")
-        saved = {}
-        for pair in pairs:
+        pairs, saved = contents(directory + b"/env"), {}
+        if not pairs:
+            return saved
+        for pair in pairs.split(b"\0"):
             variable, found, value = pair.partition(b"=")
             if found:
                 saved[variable] = environb.get(variable)
                 environb[variable] = value
         return saved
+
+    def restore_environment(self, saved):
+        for variable, value in saved.items():
+            if value is None:
+                environb.pop(variable, None)
+            else:
+                environb[variable] = value
 
     def run(self, source, name):
         program = None
@@ -308,9 +331,12 @@ class Interpreter:
                 else:
                     exec(program, self.main.__dict__)
             finally:
-                settrace(None)
-                setprofile(None)
-                self.end_timers()
+                if gettrace() is not None:
+                    settrace(None)
+                if getprofile() is not None:
+                    setprofile(None)
+                if not self.is_last:
+                    self.end_timers()
                 if sys.getrecursionlimit() < MIN_RECURSION_LIMIT:
                     setrecursionlimit(RECURSION_LIMIT)
         except SystemExit as exit:
@@ -330,8 +356,6 @@ class Interpreter:
     def remember(self, source, name):
         """Lets tracebacks find the lines of a program that lies in no file."""
         try:
-            import linecache
-
             lines = source.decode("utf-8", "replace").splitlines(True)
             linecache.cache[name] = (len(source), None, lines, name)
         except Exception:
@@ -370,8 +394,8 @@ class Interpreter:
         return traceback
 
     def end_threads(self, code):
-        threading = modules.get("threading")
-        if not hasattr(threading, "enumerate"):
+        threading = modules.get("threading") if count_other_threads() else None
+        if threading is None or not hasattr(threading, "enumerate"):
             return code
         try:
             while waiting := [thread for thread in threading.enumerate() if self.holds(threading, thread)]:
@@ -417,6 +441,14 @@ def contents(path):
         return b"".join(pieces)
     finally:
         close(fd)
+
+
+def holds_more_than_data():
+    """Whether something may wait for the collector with a finalizer or a callback. What was frozen is no program's."""
+    for thing in get_objects():
+        if type(thing) not in DATA:
+            return True
+    return False
 
 
 def identity(fd):

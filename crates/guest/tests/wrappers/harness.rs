@@ -93,7 +93,7 @@ impl Wrapper {
     /// Gives the interpreter a seed of 32 such bytes.
     pub(crate) fn reseed(&mut self, byte: u8) {
         let token = "5eed".repeat(8);
-        let request = format!("seed {token} {}\n", format!("{byte:02x}").repeat(32));
+        let request = format!("seed\n{token}\n{}\n", format!("{byte:02x}").repeat(32));
         self.control.get_mut().write_all(request.as_bytes()).expect("the wrapper listens");
         assert_eq!([self.line(), self.line()], ["\n".to_owned(), format!("seeded {token}\n")]);
     }
@@ -129,7 +129,7 @@ impl Wrapper {
         fs::write(dir.join("env"), variables).expect("a file");
         let before = (self.read("stdout").len(), self.read("stderr").len());
         let token = format!("{:032x}", self.executions);
-        let request = format!("{verb} {token} {}\n", dir.display());
+        let request = format!("{verb}\n{token}\n{}\n", dir.display());
         self.control.get_mut().write_all(request.as_bytes()).expect("the wrapper listens");
         let end = loop {
             let line = self.line();
