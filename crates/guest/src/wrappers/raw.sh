@@ -99,8 +99,8 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_verb; do
     } >&1003 2>/dev/null
     \builtin mapfile -n 1 -t -u 1003 __exec_sandbox_trap || \builtin exit "$__exec_sandbox_code"
     case $__exec_sandbox_trap in
-        # Where there is none, POSIX has this for it.
-        'trap -- - EXIT') __exec_sandbox_trap= ;;
+        # Where there is none, POSIX has this for it; then the empty line is the next one.
+        'trap -- - EXIT') \builtin mapfile -n 1 -t -u 1003 __exec_sandbox_trap ;;
     esac
     case $__exec_sandbox_verb:$__exec_sandbox_trap in
         last:) ;;

@@ -82,6 +82,10 @@ fn the_last_programs_exit_trap_finds_its_options_and_the_shell_ends_when_the_age
     outcome.is_clean(1, "expand_aliases \toff\nsourcepath     \toff\n");
     assert_eq!(code, Some(1));
     shell().run_last("echo last; (exit 4)").is_clean(4, "last\n");
+    let mut rehearsed = shell();
+    rehearsed.rehearse("true").is_clean(0, "");
+    rehearsed.run("true").is_clean(0, "");
+    rehearsed.run_last("trap 'echo one\necho two' EXIT").is_clean(0, "one\ntwo\n");
 }
 
 #[test]
