@@ -65,7 +65,8 @@ pub(crate) fn find(arch: Arch, settings: &Settings, image: Option<&VerifiedImage
 
 /// The QEMU of an image, if it is the one to use.
 fn of_image<'a>(arch: Arch, settings: &Settings, image: &'a Manifest) -> Option<&'a Qemu> {
-    let is_wanted = settings.qemu.is_none() && image.arch == arch.name();
+    // It is a program for Linux, and an image may be used elsewhere.
+    let is_wanted = settings.qemu.is_none() && image.arch == arch.name() && cfg!(target_os = "linux");
     image.qemu.as_ref().filter(|_| is_wanted)
 }
 
