@@ -36,8 +36,12 @@ class Settings(BaseSettings):
     auto_download_assets: bool = Field(default=True, description="Whether a missing image is downloaded.")
     assets_url: str | None = Field(default=None, description="Where from: a base URL or a directory.")
     force_emulation: bool = Field(default=False, description="Software emulation, whatever the host has.")
-    qemu_bin_x86: Path | None = Field(default=None, description="QEMU for x86_64; None: the image's, else that of the PATH.")
-    qemu_bin_arm: Path | None = Field(default=None, description="QEMU for aarch64; None: the image's, else that of the PATH.")
+    qemu_bin_x86: Path | None = Field(
+        default=None, description="QEMU for x86_64; None: the image's, else that of the PATH."
+    )
+    qemu_bin_arm: Path | None = Field(
+        default=None, description="QEMU for aarch64; None: the image's, else that of the PATH."
+    )
 
     @property
     def qemu_bin(self) -> Path | None:
