@@ -1,8 +1,8 @@
 //! A [`Machine`] as arguments of QEMU.
 //!
 //! The order is fixed, because devices are numbered by it and a saved state is loaded by those numbers. Start-up of QEMU up to its
-//! QMP greeting is the loading of the program (19 ms of Debian's and 4 ms of the image's where this was measured); no option here changes that by more than noise, so
-//! each is judged by what it does for safety, memory or boot.
+//! QMP greeting is the loading of the program (19 ms of Debian's and 4 ms of the image's where this was measured); no option here
+//! changes that by more than noise, so each is judged by what it does for safety, memory or boot.
 //!
 //! Both architectures use virtio over MMIO, which needs no PCI in the guest. On x86-64 KVM and emulation share one device list, with
 //! PIT, PIC and RTC: emulation needs them, and idle they cost KVM nothing.
