@@ -1,10 +1,15 @@
 //! Memory snapshots: the store of VMs that were saved when their interpreter was warm, from which others are cloned.
 //!
-//! `<dir>/<key>/` is a snapshot: `ram`, the guest's memory as a sparse file; `state`, QEMU's device state; `manifest.json`, what both are
-//! and what the VM was made of (`parts`); `verified`, a stamp that spares reading them (`template`); and `used`, whose time is that of the
-//! last use. It appears by rename, is never changed, and goes by rename too, so it is found whole or not at all. Beside the snapshots are
-//! the `memories`, where QEMU finds what it may map (`memories`), `drafts` that are being made (`draft`), the `locks` of those who make them (`lock`), a `quarantine` of what turned out to be damaged, and
-//! `trash` that is being removed (`tidy`).
+//! `<dir>/<key>/` is a snapshot: `ram`, the guest's memory as a sparse file; `state`, QEMU's device state; under software emulation
+//! perhaps `translations`, the guest's code as QEMU has translated it, which another process of the same program maps instead of doing
+//! that again; `manifest.json`, what these are and what the VM was made of (`parts`); `verified`, a stamp that spares reading them
+//! (`template`); and `used`, whose time is that of the last use. It appears by rename, is never changed, and goes by rename too, so it is
+//! found whole or not at all. Beside the snapshots are the `memories`, where QEMU finds what it may map (`memories`), `drafts` that are
+//! being made (`draft`), the `locks` of those who make them (`lock`), a `quarantine` of what turned out to be damaged, and `trash` that is
+//! being removed (`tidy`).
+//!
+//! Translations are code that runs on the host, outside the guest. QEMU wrote them to a file of no name, and what is here is the host's
+//! copy, which nobody had open for writing but the host. They never leave the machine, nor come from another.
 //!
 //! Owns files. What a VM does to be saved or restored is not its business.
 
@@ -42,6 +47,7 @@ use template::Claimed;
 
 pub(crate) use draft::Draft;
 pub(crate) use error::StoreError;
+pub(crate) use fill::Saved;
 pub(crate) use parts::{Key, Parts};
 pub(crate) use shelf::{Donation, Offer, Shelf, Want};
 pub(crate) use template::Template;
@@ -50,6 +56,7 @@ pub(crate) use tidy::Report;
 /// Files of a snapshot.
 const RAM: &str = "ram";
 const STATE: &str = "state";
+const TRANSLATIONS: &str = "translations";
 const MANIFEST: &str = "manifest.json";
 const VERIFIED: &str = "verified";
 const USED: &str = "used";
@@ -179,7 +186,8 @@ impl Store {
         &self.dir
     }
 
-    /// The directory in which a QEMU finds a [memory](Template::memory_name) by its name, made if it is missing.
+    /// The directory in which a QEMU finds a [memory](Template::memory_name) and [translations](Template::translations_name) by their
+    /// names, made if it is missing.
     pub(crate) fn memories(&self) -> io::Result<File> {
         private_dir::create(&self.dir)?;
         let dir = self.memories_dir();

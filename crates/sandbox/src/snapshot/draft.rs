@@ -12,12 +12,12 @@ use std::{
 use exec_sandbox_image::{Digest, Stamp};
 
 use super::{
-    MANIFEST, RAM, STATE, Store, USED, VERIFIED,
+    MANIFEST, RAM, STATE, Store, TRANSLATIONS, USED, VERIFIED,
     error::StoreError,
     manifest::{Content, Manifest, memory_bytes},
     memories,
     parts::{Key, Parts},
-    template::Template,
+    template::{Files, Template},
 };
 use crate::{
     cache_dir::{clear_drafts, draft_prefix, free_bytes, is_taken},
@@ -28,6 +28,9 @@ use crate::{
 /// What QEMU writes, under whatever user it runs: it is given descriptors, and nobody else gets into the directory.
 const WHILE_IT_IS_MADE: u32 = 0o666;
 const FOR_EVER: u32 = 0o444;
+
+/// What the host writes alone, until it is whole.
+const WHILE_IT_IS_THE_HOSTS: u32 = 0o600;
 
 /// What the device state and the manifest take at most, beside the memory.
 const ROOM_BESIDE_MEMORY_BYTES: u64 = 4 << 20;
@@ -41,6 +44,7 @@ pub(crate) struct Draft {
     dir: PathBuf,
     ram: File,
     state: File,
+    translations: Option<File>,
     /// Another machine has made it.
     is_taken: bool,
     // Last, so that the directory is gone when it is given back.
@@ -83,6 +87,7 @@ impl Draft {
             dir: made.keep(),
             ram,
             state,
+            translations: None,
             is_taken: false,
             lock,
         })
@@ -102,7 +107,7 @@ impl Draft {
         self.is_taken
     }
 
-    /// Most bytes of both files.
+    /// Most bytes of memory and state, which is what machines give to each other.
     pub(crate) fn most_bytes(&self) -> u64 {
         memory_bytes(self.parts.memory_mib) + ROOM_BESIDE_MEMORY_BYTES
     }
@@ -113,6 +118,9 @@ impl Draft {
     }
 
     /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure these are as they were.
+    ///
+    /// Translations are never among them: they are code that the host runs, and only this machine's own is believed. If there are some of
+    /// what was here before, they are of another memory and go.
     pub(crate) fn adopt(&mut self, from: &Path, facts: &[u8]) -> Result<Arc<Template>, Box<dyn Error + Send + Sync>> {
         if serde_json::from_slice::<Parts>(facts)? != self.parts {
             return Err("it is of another kind".into());
@@ -127,6 +135,10 @@ impl Draft {
             fs::rename(from.join(name), self.dir.join(name))?;
         }
         (self.ram, self.state, self.is_taken) = (ram, state, true);
+        if self.translations.take().is_some() {
+            // If it stays, no manifest speaks of it.
+            let _ = fs::remove_file(self.dir.join(TRANSLATIONS));
+        }
         Ok(self.template()?)
     }
 
@@ -140,22 +152,48 @@ impl Draft {
         &self.state
     }
 
+    /// Takes over translations that `write` writes to a file of their own, of at most `most_bytes`. On failure there is none.
+    pub(super) fn add_translations(
+        &mut self,
+        most_bytes: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<(), StoreError> {
+        // What else is still to be written has room before them.
+        check_room(&self.dir, most_bytes + ROOM_BESIDE_MEMORY_BYTES)?;
+        let path = self.dir.join(TRANSLATIONS);
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(WHILE_IT_IS_THE_HOSTS);
+        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
+        let memories = self.store.memories_dir();
+        let named = write(&file).map_err(StoreError::io("write", &path)).and_then(|()| {
+            memories::add(&memories, &path, &file).map_err(StoreError::io("name translations in", &memories))
+        });
+        match named {
+            Ok(()) => self.translations = Some(file),
+            // It is in nobody's way if it stays, for no manifest speaks of it.
+            Err(_) => drop(fs::remove_file(&path)),
+        }
+        named
+    }
+
     /// The snapshot as it will be, for use in this process at once. From here on its files are read-only.
     pub(crate) fn template(&self) -> io::Result<Arc<Template>> {
         self.seal()?;
         let open = |name| File::open(self.dir.join(name));
-        Ok(Arc::new(Template::new(self.key, self.parts.memory_mib, open(RAM)?, open(STATE)?)))
+        let translations = self.translations.as_ref().map(|_| open(TRANSLATIONS)).transpose()?;
+        let files = Files { ram: open(RAM)?, state: open(STATE)?, translations };
+        Ok(Arc::new(Template::new(self.key, self.parts.memory_mib, files)))
     }
 
     /// Makes it a snapshot that others find: all of it or nothing. If another has been
-    /// published meanwhile, that one stays. Reads both files, and blocks for so long.
+    /// published meanwhile, that one stays. Reads its files, and blocks for so long.
     ///
     /// Nothing is synchronised with the disk: after a crash of the machine snapshots are read again before they are believed.
     pub(crate) fn publish(self) -> Result<Arc<Template>, StoreError> {
         let template = self.template().map_err(StoreError::io("finish", &self.dir))?;
         let stamp = self.write_manifest(&template)?;
         self.write(USED, 0o600, b"")?;
-        // Without it the next process reads both files, and finds the same.
+        // Without it the next process reads the files, and finds the same.
         let _ = self.store.stamped(stamp).map(|stamp| stamp.leave_at(&self.dir.join(VERIFIED)));
         let target = self.store.template_dir(self.key);
         match fs::rename(&self.dir, &target) {
@@ -169,7 +207,7 @@ impl Draft {
         }
     }
 
-    /// Reads both files and writes down what is in them. What comes back is a proof of it.
+    /// Reads the files and writes down what is in them. What comes back is a proof of it.
     fn write_manifest(&self, template: &Template) -> Result<Stamp, StoreError> {
         let (state, state_file) = self.content(STATE, template.state_file())?;
         let (ram, ram_file) = self.content(RAM, template.ram())?;
@@ -180,10 +218,13 @@ impl Draft {
         if state.size_bytes == 0 {
             return Err(StoreError::NoState { path: self.dir.join(STATE) });
         }
-        let json = Manifest::new(self.parts.clone(), ram, state).to_json();
+        let translations = template.translations_file().map(|file| self.content(TRANSLATIONS, file)).transpose()?;
+        let of_translations = translations.as_ref().map(|(content, _)| *content);
+        let json = Manifest::new(self.parts.clone(), ram, state, of_translations).to_json();
         let json = json.map_err(|error| StoreError::io("write", &self.dir.join(MANIFEST))(error.into()))?;
         self.write(MANIFEST, FOR_EVER, &json)?;
-        Ok(Stamp::of(&ram_file, ram.digest).and(&state_file, state.digest))
+        let stamp = Stamp::of(&ram_file, ram.digest).and(&state_file, state.digest);
+        Ok(translations.into_iter().fold(stamp, |stamp, (content, file)| stamp.and(&file, content.digest)))
     }
 
     fn content(&self, name: &str, file: &File) -> Result<(Content, Metadata), StoreError> {
@@ -198,7 +239,7 @@ impl Draft {
     }
 
     fn seal(&self) -> io::Result<()> {
-        for file in [&self.ram, &self.state] {
+        for file in [&self.ram, &self.state].into_iter().chain(&self.translations) {
             file.set_permissions(Permissions::from_mode(FOR_EVER))?;
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::{fs::File, io, os::unix::fs::FileExt as _};
 
 use rustix::fs::SeekFrom;
+use tracing::warn;
 
 use super::Draft;
 
@@ -12,22 +13,65 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// What is left out if it is all zeros: a page.
 const PAGE_BYTES: usize = 4096;
 
+/// Most bytes of translations, which fit into the buffer that QEMU has for them.
+pub(crate) const MAX_TRANSLATIONS_BYTES: u64 = 256 << 20;
+
+/// What there is of a guest that was saved, and stands still.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Saved<'a> {
+    pub(crate) memory: &'a File,
+    /// The device state.
+    pub(crate) state: &'a [u8],
+    pub(crate) translations: Option<Translations<'a>>,
+}
+
+/// What QEMU has translated of a guest.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Translations<'a> {
+    pub(crate) file: &'a File,
+    /// How many bytes of the file count, from its beginning.
+    pub(crate) length: u64,
+}
+
 impl Draft {
-    /// Writes down the device state and a copy of the guest's memory, which must stand still. Pages of zeros take no room.
-    pub(crate) fn fill(self, memory: &File, state: &[u8]) -> io::Result<Self> {
-        self.state().write_all_at(state, 0)?;
-        copy_sparse(memory, self.ram())?;
+    /// Writes down the device state and a copy of the guest's memory. Pages of zeros take no room.
+    ///
+    /// Translations that cannot be copied are left out, and the draft is whole without them. More than [`MAX_TRANSLATIONS_BYTES`] are
+    /// refused before anything is written.
+    pub(crate) fn fill(mut self, saved: &Saved<'_>) -> io::Result<Self> {
+        if let Some(length) = saved.translations.map(|all| all.length).filter(|all| *all > MAX_TRANSLATIONS_BYTES) {
+            let why = format!("translations of {length} bytes are over the limit of {MAX_TRANSLATIONS_BYTES}");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+        }
+        self.state().write_all_at(saved.state, 0)?;
+        copy_sparse(saved.memory, self.ram(), saved.memory.metadata()?.len())?;
+        if let Some(Translations { file, length }) = saved.translations.filter(|all| all.length > 0) {
+            let added = self.add_translations(length, |to| copy_beginning(file, to, length));
+            if let Err(error) = added {
+                warn!(error = &error as &dyn std::error::Error, "a snapshot is made without translations");
+            }
+        }
         Ok(self)
     }
 }
 
-/// Copies what is not zero to a file that is all zeros.
-fn copy_sparse(from: &File, to: &File) -> io::Result<()> {
-    let length = from.metadata()?.len();
+/// Copies the first `length` bytes to an empty file, which has as many afterwards.
+fn copy_beginning(from: &File, to: &File, length: u64) -> io::Result<()> {
+    let found = from.metadata()?.len();
+    if found < length {
+        let why = format!("of {length} bytes there are {found}");
+        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, why));
+    }
+    to.set_len(length)?;
+    copy_sparse(from, to, length)
+}
+
+/// Copies what is not zero of the first `length` bytes to a file that is all zeros.
+fn copy_sparse(from: &File, to: &File, length: u64) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut at = 0;
-    while let Some(start) = seek(from, SeekFrom::Data(at))? {
-        let end = seek(from, SeekFrom::Hole(start))?.unwrap_or(length);
+    while let Some(start) = seek(from, SeekFrom::Data(at))?.filter(|start| *start < length) {
+        let end = seek(from, SeekFrom::Hole(start))?.map_or(length, |end| end.min(length));
         at = start;
         while at < end {
             let most = usize::try_from(end - at).unwrap_or(CHUNK_BYTES).min(CHUNK_BYTES);
@@ -89,7 +133,7 @@ mod tests {
         from.write_all_at(&[2; PAGE_BYTES], CHUNK_BYTES as u64 - 100).expect("it is written");
         from.write_all_at(&[0; 1 << 20], 1 << 20).expect("it is written");
         from.write_all_at(&[3], length - 1).expect("it is written");
-        copy_sparse(&from, &to).expect("it is copied");
+        copy_sparse(&from, &to, length).expect("it is copied");
         let read = |file: &File| {
             let mut bytes = vec![0; 4 << 20];
             file.read_exact_at(&mut bytes, 0).expect("it is read");

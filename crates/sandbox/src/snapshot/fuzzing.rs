@@ -66,6 +66,8 @@ pub fn snapshot_manifests() -> [Vec<u8>; 3] {
     [bare, kvm, tcg].map(|parts| {
         let content = |size_bytes| Content { digest: Digest::of(b"c"), size_bytes };
         let ram = content(memory_bytes(parts.memory_mib));
-        Manifest::new(parts, ram, content(7)).to_json().expect("it is data")
+        // Only software emulation translates.
+        let translations = matches!(parts.accelerator, Accelerator::Tcg { .. }).then(|| content(9));
+        Manifest::new(parts, ram, content(7), translations).to_json().expect("it is data")
     })
 }

@@ -20,6 +20,8 @@ pub(super) struct Manifest {
     parts: Parts,
     pub(super) ram: Content,
     pub(super) state: Content,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) translations: Option<Content>,
     /// For people, as is what follows.
     created_unix_s: u64,
     made_by: String,
@@ -51,11 +53,11 @@ pub(crate) enum ManifestError {
 
 impl Manifest {
     /// The manifest of a snapshot that is made now.
-    pub(super) fn new(parts: Parts, ram: Content, state: Content) -> Self {
+    pub(super) fn new(parts: Parts, ram: Content, state: Content, translations: Option<Content>) -> Self {
         let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let made_by = format!("{} {}", env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
         let created_unix_s = created.as_secs();
-        Self { format: FORMAT, key: parts.key(), parts, ram, state, created_unix_s, made_by }
+        Self { format: FORMAT, key: parts.key(), parts, ram, state, translations, created_unix_s, made_by }
     }
 
     /// Reads and checks one.
@@ -103,22 +105,26 @@ mod tests {
 
     use super::{super::parts::tests::any_parts, *};
 
-    fn manifest(parts: Parts) -> Manifest {
+    fn manifest(parts: Parts, translations: Option<u64>) -> Manifest {
         let content = |size_bytes| Content { digest: Digest::of(b"c"), size_bytes };
         let ram = content(memory_bytes(parts.memory_mib));
-        Manifest::new(parts, ram, content(7))
+        Manifest::new(parts, ram, content(7), translations.map(content))
     }
 
     proptest! {
         #[test]
-        fn a_manifest_reads_back_as_it_was_written(parts in any_parts()) {
-            let manifest = manifest(Parts { format: FORMAT, ..parts });
-            prop_assert_eq!(Manifest::from_json(&manifest.to_json().expect("it is data")).expect("it is ours"), manifest);
+        fn a_manifest_reads_back_as_it_was_written(parts in any_parts(), translations in any::<Option<u64>>()) {
+            let manifest = manifest(Parts { format: FORMAT, ..parts }, translations);
+            let json = manifest.to_json().expect("it is data");
+            prop_assert_eq!(Manifest::from_json(&json).expect("it is ours"), manifest);
+            let json: serde_json::Value = serde_json::from_slice(&json).expect("it is JSON");
+            let said = json.get("translations").map(|content| content["size_bytes"].as_u64());
+            prop_assert_eq!(said, translations.map(Some), "of what is not there nothing is said");
         }
 
         #[test]
-        fn parts_of_another_format_are_refused(parts in any_parts(), format in 3..9_u32) {
-            let json = manifest(Parts { format, ..parts }).to_json().expect("it is data");
+        fn parts_of_another_format_are_refused(parts in any_parts(), format in 4..9_u32) {
+            let json = manifest(Parts { format, ..parts }, None).to_json().expect("it is data");
             let refused = Manifest::from_json(&json);
             prop_assert!(matches!(refused, Err(ManifestError::UnknownFormat(found)) if found == format));
         }

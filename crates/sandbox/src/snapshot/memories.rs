@@ -3,7 +3,7 @@
 //! A QEMU that waits to be told of its guest has this directory as a descriptor since it was started, for it can be given none when it is
 //! told. So each memory has a second name here from the beginning, which is the number of its inode: whoever has opened a memory and
 //! proven it knows by that name that QEMU opens the same one, whatever is published, set aside or removed meanwhile. A memory whose only
-//! name is the one here is nobody's.
+//! name is the one here is nobody's. Translations have such a name, too, once they are whole.
 //!
 //! QEMU's user may go through the directory, and nobody else's gets as far: the one above it is this user's alone.
 
@@ -34,12 +34,12 @@ pub(super) fn open(dir: &Path) -> io::Result<File> {
     Ok(rustix::fs::open(dir, flags, Mode::empty())?.into())
 }
 
-/// Gives the memory at `path` its name in `dir`.
+/// Gives the memory, or the translations, at `path` its name in `dir`.
 pub(super) fn add(dir: &Path, path: &Path, memory: &File) -> io::Result<()> {
     fs::hard_link(path, dir.join(name(memory)?))
 }
 
-/// The name of a memory.
+/// The name of a memory or of translations.
 pub(super) fn name(memory: &File) -> io::Result<String> {
     Ok(memory.metadata()?.ino().to_string())
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Language, qemu_program::QemuProgram};
 
 /// Changes when what is kept of a VM, or what it means, does: no older snapshot is found then.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// What a VM is made of. A snapshot is of use only to a VM that agrees in every part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -179,6 +179,7 @@ impl Shelf {
             return Taken::Nothing(draft);
         };
         let Ok(incoming) = draft.incoming() else { return Taken::Nothing(draft) };
+        // No translations: they are code that the host runs, and only this machine's own is believed.
         let files = (&[RAM, STATE][..], draft.most_bytes());
         let Some(facts) = shared.take(entry_name(draft.key()), files, incoming.path()).await else {
             return Taken::Nothing(draft);
@@ -266,6 +267,7 @@ impl Coming {
             Ok(template) => {
                 info!(key = %template.key(), "saved a snapshot");
                 if let (Some(shared), Some(facts), false) = (shared, facts, is_taken) {
+                    // Translations stay here: no other machine would believe them.
                     shared.give(entry_name(key), facts, &[(RAM, template.ram()), (STATE, template.state_file())]);
                 }
             }

@@ -17,7 +17,7 @@ use rustix::{
 };
 
 use super::{
-    MANIFEST, RAM, STATE,
+    MANIFEST, RAM, STATE, TRANSLATIONS,
     error::{Damage, StoreError, Trouble},
     manifest::{Content, MAX_MANIFEST_BYTES, Manifest, ManifestError},
     parts::{Key, Parts},
@@ -28,16 +28,22 @@ use super::{
 pub(crate) struct Template {
     key: Key,
     memory_mib: u32,
-    ram: File,
-    state: File,
+    files: Files,
+}
+
+/// What a snapshot consists of, open.
+#[derive(Debug)]
+pub(super) struct Files {
+    pub(super) ram: File,
+    pub(super) state: File,
+    pub(super) translations: Option<File>,
 }
 
 /// A snapshot whose files are open and whose manifest fits them. Nothing has been read yet.
 pub(super) struct Claimed {
     manifest: Manifest,
     dir: Directory,
-    ram: File,
-    state: File,
+    files: Files,
 }
 
 /// The directory of a snapshot, wherever it is now.
@@ -47,8 +53,8 @@ struct Directory {
 }
 
 impl Template {
-    pub(super) fn new(key: Key, memory_mib: u32, ram: File, state: File) -> Self {
-        Self { key, memory_mib, ram, state }
+    pub(super) fn new(key: Key, memory_mib: u32, files: Files) -> Self {
+        Self { key, memory_mib, files }
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -61,30 +67,42 @@ impl Template {
 
     /// The name of its memory in the directory of [memories](super::Store::memories).
     pub(crate) fn memory_name(&self) -> io::Result<String> {
-        super::memories::name(&self.ram)
+        super::memories::name(self.ram())
+    }
+
+    /// The name of its translations in the same directory; `None`: it has none.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no QEMU is told of translations yet"))]
+    pub(crate) fn translations_name(&self) -> io::Result<Option<String>> {
+        self.translations_file().map(super::memories::name).transpose()
     }
 
     /// The guest's memory, read-only.
     pub(super) fn ram(&self) -> &File {
-        &self.ram
+        &self.files.ram
     }
 
     /// The device state.
     pub(crate) fn state(&self) -> io::Result<Vec<u8>> {
-        let length = usize::try_from(self.state.metadata()?.len()).unwrap_or_default();
+        let length = usize::try_from(self.state_file().metadata()?.len()).unwrap_or_default();
         let mut state = vec![0; length];
-        self.state.read_exact_at(&mut state, 0)?;
+        self.state_file().read_exact_at(&mut state, 0)?;
         Ok(state)
     }
 
     pub(super) fn state_file(&self) -> &File {
-        &self.state
+        &self.files.state
     }
 
-    /// What both files take of the disk.
+    pub(super) fn translations_file(&self) -> Option<&File> {
+        self.files.translations.as_ref()
+    }
+
+    /// What its files take of the disk.
     #[cfg(test)]
     pub(crate) fn allocated_bytes(&self) -> io::Result<u64> {
-        Ok((self.ram.metadata()?.blocks() + self.state.metadata()?.blocks()) * crate::cache_dir::BLOCK_BYTES)
+        let files = [self.ram(), self.state_file()].into_iter().chain(self.translations_file());
+        let blocks = files.map(|file| Ok(file.metadata()?.blocks())).sum::<io::Result<u64>>()?;
+        Ok(blocks * crate::cache_dir::BLOCK_BYTES)
     }
 }
 
@@ -102,7 +120,7 @@ impl Claimed {
 
     fn open_in(dir: Directory, key: Key) -> Result<Self, (Trouble, Directory)> {
         match dir.open_all(key) {
-            Ok((manifest, ram, state)) => Ok(Self { manifest, dir, ram, state }),
+            Ok((manifest, files)) => Ok(Self { manifest, dir, files }),
             Err(trouble) => Err((trouble, dir)),
         }
     }
@@ -110,13 +128,20 @@ impl Claimed {
     /// What would prove it, if its files were found to have the content that the manifest says.
     pub(super) fn stamp(&self) -> Result<Stamp, StoreError> {
         let examine = |file: &File, name| file.metadata().map_err(StoreError::io("examine", &self.dir.path.join(name)));
-        let stamp = Stamp::of(&examine(&self.ram, RAM)?, self.manifest.ram.digest);
-        Ok(stamp.and(&examine(&self.state, STATE)?, self.manifest.state.digest))
+        let stamp = Stamp::of(&examine(&self.files.ram, RAM)?, self.manifest.ram.digest);
+        let stamp = stamp.and(&examine(&self.files.state, STATE)?, self.manifest.state.digest);
+        Ok(match self.translations() {
+            Some((file, content)) => stamp.and(&examine(file, TRANSLATIONS)?, content.digest),
+            None => stamp,
+        })
     }
 
-    /// Reads both files.
+    /// Reads its files.
     pub(super) fn verify(&self) -> Result<(), Trouble> {
-        for (name, file, content) in [(STATE, &self.state, self.manifest.state), (RAM, &self.ram, self.manifest.ram)] {
+        let Files { ram, state, .. } = &self.files;
+        let always = [(STATE, state, self.manifest.state), (RAM, ram, self.manifest.ram)];
+        let translations = self.translations().map(|(file, content)| (TRANSLATIONS, file, content));
+        for (name, file, content) in always.into_iter().chain(translations) {
             let path = self.dir.path.join(name);
             let (found, _) = Digest::of_sparse_file(file).map_err(StoreError::io("read", &path))?;
             if found != content.digest {
@@ -132,7 +157,11 @@ impl Claimed {
     }
 
     pub(super) fn into_template(self) -> Template {
-        Template::new(self.manifest.key(), self.manifest.parts().memory_mib, self.ram, self.state)
+        Template::new(self.manifest.key(), self.manifest.parts().memory_mib, self.files)
+    }
+
+    fn translations(&self) -> Option<(&File, Content)> {
+        self.files.translations.as_ref().zip(self.manifest.translations)
     }
 }
 
@@ -154,13 +183,15 @@ impl Directory {
         opened.is_ok_and(|opened| there.is_ok_and(|there| identity(there) == identity(opened)))
     }
 
-    fn open_all(&self, key: Key) -> Result<(Manifest, File, File), Trouble> {
+    fn open_all(&self, key: Key) -> Result<(Manifest, Files), Trouble> {
         let manifest = self.manifest()?;
         if manifest.key() != key {
             return Err(Damage::WrongKey.into());
         }
         let (ram, state) = (self.file_of(RAM, manifest.ram)?, self.file_of(STATE, manifest.state)?);
-        Ok((manifest, ram, state))
+        // A file of which the manifest says nothing is not looked at: nobody knows what is in it.
+        let translations = manifest.translations.map(|content| self.file_of(TRANSLATIONS, content)).transpose()?;
+        Ok((manifest, Files { ram, state, translations }))
     }
 
     fn manifest(&self) -> Result<Manifest, Trouble> {

@@ -4,6 +4,7 @@ mod cost;
 mod damage;
 mod limits;
 mod making;
+mod translations;
 
 use std::{
     fs,
@@ -16,6 +17,7 @@ use exec_sandbox_qemu::Accelerator;
 use tempfile::TempDir;
 
 use super::{
+    fill::Translations,
     parts::{FORMAT, QemuBuild},
     *,
 };
@@ -25,6 +27,10 @@ const LIMITS: Limits = Limits { max_bytes: 1 << 30, max_age: Duration::from_secs
 
 /// What the guest has in its memory: two pieces, one of them at the end.
 const PIECES: [(u64, &[u8]); 2] = [(4096, b"interpreter"), ((1 << 20) - 4, b"last")];
+
+/// What QEMU has translated for it: two pieces, one of them at the end of what counts.
+const TRANSLATED: [(u64, &[u8]); 2] = [(0, b"code"), (TRANSLATED_BYTES - 4, b"last")];
+const TRANSLATED_BYTES: u64 = 300_001;
 
 /// Parts of a VM with a megabyte, of which `version` makes another one.
 pub(crate) fn parts(version: &str) -> Parts {
@@ -69,6 +75,33 @@ pub(crate) fn publish(store: &Store, parts: &Parts) -> Arc<Template> {
     draft.publish().expect("the store works")
 }
 
+/// The file that QEMU has translated to. It goes on beyond what counts.
+fn translated() -> File {
+    let file = tempfile::tempfile().expect("a file");
+    for (at, piece) in TRANSLATED.into_iter().chain([(TRANSLATED_BYTES, &b"begun"[..]), (1 << 20, b"begun")]) {
+        file.write_all_at(piece, at).expect("there is room");
+    }
+    file
+}
+
+/// Fills it as [`fill`] does, from files and with these translations.
+fn save(draft: Draft, translations: Option<Translations<'_>>) -> io::Result<Draft> {
+    let memory = tempfile::tempfile().expect("a file");
+    for (at, piece) in PIECES {
+        memory.write_all_at(piece, at).expect("there is room");
+    }
+    draft.fill(&Saved { memory: &memory, state: b"devices", translations })
+}
+
+fn save_translated(draft: Draft) -> Draft {
+    save(draft, Some(Translations { file: &translated(), length: TRANSLATED_BYTES })).expect("there is room")
+}
+
+fn publish_translated(store: &Store, parts: &Parts) -> Arc<Template> {
+    let draft = store.begin(parts).expect("the store works").expect("nobody else makes it");
+    save_translated(draft).publish().expect("the store works")
+}
+
 fn find(store: &Store, parts: &Parts) -> Option<Arc<Template>> {
     store.find(parts).expect("the store works")
 }
@@ -86,6 +119,19 @@ fn check(template: &Template) {
     for _ in 0..2 {
         assert_eq!(template.state().expect("it is read"), b"devices");
     }
+}
+
+/// Panics unless it has what [`save_translated`] wrote, under the names that QEMU is told.
+fn check_translated(store: &Store, template: &Template) {
+    check(template);
+    let name = template.translations_name().expect("it is open").expect("it has some");
+    let found = fs::read(store.memories_dir().join(name)).expect("it is there");
+    let mut expected = vec![0; usize::try_from(TRANSLATED_BYTES).expect("it is small")];
+    for (at, piece) in TRANSLATED {
+        let at = usize::try_from(at).expect("it is small");
+        expected[at..at + piece.len()].copy_from_slice(piece);
+    }
+    assert!(found == expected, "{} bytes", found.len());
 }
 
 /// Names in a directory of the store, sorted; none if it is not there.
@@ -118,11 +164,14 @@ fn what_is_published_is_found_by_its_parts_and_by_no_others() {
 fn a_snapshot_is_read_only_and_only_this_users() {
     let dir = temporary();
     let store = store(&dir);
-    publish(&store, &parts("1"));
+    publish_translated(&store, &parts("1"));
     let snapshot = store.template_dir(parts("1").key());
     let mode = |path: &Path| path.metadata().expect("it is there").permissions().mode() & 0o777;
-    for name in [RAM, STATE, MANIFEST] {
+    for name in [RAM, STATE, TRANSLATIONS, MANIFEST] {
         assert_eq!(mode(&snapshot.join(name)) & !0o444, 0, "{name}");
+    }
+    for name in [RAM, TRANSLATIONS] {
+        assert_eq!(mode(&snapshot.join(name)), 0o444, "{name} is for a QEMU of another user, too");
     }
     for dir in [&store.dir, &snapshot, &store.drafts_dir(), &store.locks_dir()] {
         assert_eq!(mode(dir), 0o700, "{}", dir.display());
@@ -145,15 +194,22 @@ fn a_draft_is_of_use_before_it_is_published_and_the_same_afterwards() {
     let dir = temporary();
     let store = store(&dir);
     let draft = store.begin(&parts("1")).expect("the store works").expect("it is new");
-    fill(&draft);
+    let draft = save_translated(draft);
     let early = draft.template().expect("it is there");
-    check(&early);
+    check_translated(&store, &early);
     assert!(find(&store, &parts("1")).is_none());
-    assert_eq!(early.ram().metadata().expect("it is open").permissions().mode() & 0o777, 0o444);
+    for file in [early.ram(), early.translations_file().expect("it has some")] {
+        assert_eq!(file.metadata().expect("it is open").permissions().mode() & 0o777, 0o444);
+    }
     let published = draft.publish().expect("the store works");
-    let ino = |template: &Template| template.ram().metadata().expect("it is open").ino();
-    assert_eq!(ino(&early), ino(&published));
-    check(&find(&store, &parts("1")).expect("it is there"));
+    let inos = |template: &Template| {
+        let all = [Some(template.ram()), template.translations_file()];
+        all.map(|file| file.expect("it has it").metadata().expect("it is open").ino())
+    };
+    assert_eq!(inos(&early), inos(&published));
+    let found = find(&store, &parts("1")).expect("it is there");
+    check_translated(&store, &found);
+    assert_eq!(inos(&early), inos(&found));
 }
 
 #[test]

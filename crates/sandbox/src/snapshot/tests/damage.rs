@@ -6,7 +6,7 @@ use super::*;
 
 /// A published snapshot and where it is.
 fn published(dir: &TempDir) -> PathBuf {
-    publish(&store(dir), &parts("1"));
+    publish_translated(&store(dir), &parts("1"));
     store(dir).template_dir(parts("1").key())
 }
 
@@ -39,14 +39,16 @@ fn check_set_aside(dir: &TempDir, word: &str) {
     assert_eq!(aside.len(), 1, "{word}");
     let reason = fs::read_to_string(store.quarantine_dir().join(&aside[0]).join(REASON)).unwrap_or_default();
     assert!(reason.contains(word), "{word}: {reason:?}");
-    publish(&store, &parts("1"));
-    check(&find(&store, &parts("1")).expect("it was made again"));
+    publish_translated(&store, &parts("1"));
+    check_translated(&store, &find(&super::store(dir), &parts("1")).expect("it was made again"));
 }
 
 #[test]
-fn one_bit_anywhere_in_memory_or_state_is_found() {
+fn one_bit_anywhere_in_memory_state_or_translations_is_found() {
     let last = (1 << 20) - 1;
-    for (name, at) in [(RAM, 0), (RAM, 4096), (RAM, 500_000), (RAM, last), (STATE, 0), (STATE, 6)] {
+    let in_memory = [0, 4096, 500_000, last].map(|at| (RAM, at));
+    let in_translations = [0, 150_000, TRANSLATED_BYTES - 1].map(|at| (TRANSLATIONS, at));
+    for (name, at) in in_memory.into_iter().chain([(STATE, 0), (STATE, 6)]).chain(in_translations) {
         let dir = temporary();
         flip(&published(&dir).join(name), at);
         check_set_aside(&dir, &format!("{name} has another content"));
@@ -55,7 +57,9 @@ fn one_bit_anywhere_in_memory_or_state_is_found() {
 
 #[test]
 fn a_file_that_is_shorter_or_longer_is_found() {
-    for (name, length) in [(RAM, (1 << 20) - 1), (RAM, (1 << 20) + 1), (RAM, 0), (STATE, 6), (STATE, 8)] {
+    let of_memory = [(1 << 20) - 1, (1 << 20) + 1, 0].map(|length| (RAM, length));
+    let of_translations = [TRANSLATED_BYTES - 1, TRANSLATED_BYTES + 1, 0].map(|length| (TRANSLATIONS, length));
+    for (name, length) in of_memory.into_iter().chain([(STATE, 6), (STATE, 8)]).chain(of_translations) {
         let dir = temporary();
         change(&published(&dir).join(name), |file| file.set_len(length).expect("it is ours"));
         check_set_aside(&dir, &format!("{name} has {length} bytes"));
@@ -64,7 +68,7 @@ fn a_file_that_is_shorter_or_longer_is_found() {
 
 #[test]
 fn a_file_that_is_missing_or_no_file_is_found() {
-    for name in [RAM, STATE, MANIFEST] {
+    for name in [RAM, STATE, TRANSLATIONS, MANIFEST] {
         let dir = temporary();
         fs::remove_file(published(&dir).join(name)).expect("it is there");
         check_set_aside(&dir, &format!("{name} is missing"));
@@ -86,12 +90,14 @@ fn a_file_that_is_missing_or_no_file_is_found() {
 #[cfg(target_os = "linux")]
 #[test]
 fn a_pipe_in_the_place_of_a_file_is_found_without_waiting_for_a_writer() {
-    let dir = temporary();
-    let path = published(&dir).join(RAM);
-    fs::remove_file(&path).expect("it is there");
-    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
-        .expect("the name is free");
-    check_set_aside(&dir, "ram is not a file");
+    for name in [RAM, TRANSLATIONS] {
+        let dir = temporary();
+        let path = published(&dir).join(name);
+        fs::remove_file(&path).expect("it is there");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0)
+            .expect("the name is free");
+        check_set_aside(&dir, &format!("{name} is not a file"));
+    }
 }
 
 #[test]
@@ -123,7 +129,7 @@ fn a_manifest_with_any_bit_changed_is_found_or_says_the_same() {
         // What is for people is not proven: when it was made, and by what.
         match store(&dir).open(key) {
             Ok(Some(template)) => {
-                check(&template);
+                check_translated(&store(&dir), &template);
                 same += 1;
             }
             Err(Trouble::Damaged(_)) => other += 1,
@@ -153,6 +159,10 @@ fn a_manifest_of_another_format_memory_or_snapshot_is_found() {
         ("/ram/digest", Digest::of(b"x").to_string().into(), "ram has another content"),
         ("/state/digest", Digest::of(b"x").to_string().into(), "state has another content"),
         ("/state/digest", "x".into(), "it is not one"),
+        ("/translations/size_bytes", 5.into(), "translations has 300001 bytes instead of 5"),
+        ("/translations/digest", Digest::of(b"x").to_string().into(), "translations has another content"),
+        ("/translations/digest", "x".into(), "it is not one"),
+        ("/translations", 5.into(), "it is not one"),
     ] {
         let dir = temporary();
         rewrite(&dir, pointer, value);
@@ -197,13 +207,17 @@ fn a_snapshot_is_read_once_in_a_boot_and_then_only_if_it_was_touched() {
     let dir = temporary();
     let snapshot = published(&dir);
     let verified = snapshot.join(VERIFIED);
-    let by_the_maker = fs::read_to_string(&verified).expect("whoever makes one has read it");
+    let stamp = || fs::read_to_string(&verified).expect("it was read");
+    let by_the_maker = stamp();
     fs::remove_file(&verified).expect("it is there");
     check(&find(&store(&dir), &parts("1")).expect("it is whole"));
-    assert_eq!(fs::read_to_string(&verified).expect("it was read"), by_the_maker);
-    fs::set_permissions(snapshot.join(RAM), fs::Permissions::from_mode(0o400)).expect("it is ours");
-    check(&find(&store(&dir), &parts("1")).expect("it is whole"));
-    assert_ne!(fs::read_to_string(&verified).expect("it was read"), by_the_maker);
+    assert_eq!(stamp(), by_the_maker);
+    for name in [RAM, STATE, TRANSLATIONS] {
+        let before = stamp();
+        change(&snapshot.join(name), |_file| {});
+        check(&find(&store(&dir), &parts("1")).expect("it is whole"));
+        assert_ne!(stamp(), before, "{name}");
+    }
 }
 
 #[test]

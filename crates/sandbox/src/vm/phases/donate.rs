@@ -18,7 +18,7 @@ use tracing::debug;
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{
     request::{ValidExec, ValidVm},
-    snapshot::Draft,
+    snapshot::{Draft, Saved},
     vm::{
         channel::{Channel, ChannelError},
         execution::{Execution, Finished},
@@ -187,7 +187,8 @@ impl Ready {
         if state.len() as u64 > MAX_STATE_BYTES {
             return Err(DonationError::TooLarge);
         }
-        let filled = tokio::task::spawn_blocking(move || draft.fill(&memory, &state));
+        let fill = move || draft.fill(&Saved { memory: &memory, state: &state, translations: None });
+        let filled = tokio::task::spawn_blocking(fill);
         Ok(filled.await.map_err(io::Error::other)??)
     }
 }
