@@ -11,6 +11,7 @@ mod fetch;
 mod kconfig;
 mod kernel;
 mod lock;
+mod patches;
 mod places;
 mod progress;
 mod qemu;

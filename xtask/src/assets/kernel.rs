@@ -12,6 +12,7 @@ use super::cache::{Artefact, Cache};
 use super::fetch::Fetcher;
 use super::kconfig;
 use super::lock::DebSet;
+use super::patches::Patches;
 use super::places::Places;
 use super::progress::Ui;
 use super::tools;
@@ -39,7 +40,7 @@ struct Intent {
     fragment_path: PathBuf,
     fragment: String,
     must_be_off: String,
-    patches: Vec<(PathBuf, Vec<u8>)>,
+    patches: Patches,
 }
 
 /// A source tree that is patched and configured.
@@ -64,7 +65,7 @@ pub(crate) fn ensure(places: &Places, cache: &Cache, fetcher: &mut Fetcher<'_>, 
     }
     let [(_, deb)] = &debs[..] else { bail!("the kernel's source should be one package and is {}", debs.len()) };
     let tree = Tree::unpack(deb, cache, ui)?;
-    tree.patch(&intent, ui)?;
+    intent.patches.apply(&tree.dir, &tree.logs, ui)?;
     tree.configure(&intent, ui)?;
     let (vmlinux, release) = tree.compile(ui)?;
     let result = cache.scratch("kernel-result")?;
@@ -79,30 +80,18 @@ impl Intent {
             let path = dir.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         };
-        let listing: std::io::Result<Vec<_>> = fs::read_dir(dir).and_then(Iterator::collect);
-        let listing = listing.with_context(|| format!("cannot list {}", dir.display()))?;
-        let mut paths: Vec<PathBuf> = listing.iter().map(fs::DirEntry::path).collect();
-        paths.retain(|path| path.extension().is_some_and(|extension| extension == "patch"));
-        paths.sort();
-        let load = |path: PathBuf| {
-            let bytes = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            Ok((path, bytes))
-        };
         Ok(Self {
             fragment_path: dir.join("guest.fragment"),
             fragment: read("guest.fragment")?,
             must_be_off: read("must-be-off.list")?,
-            patches: paths.into_iter().map(load).collect::<Result<_>>()?,
+            patches: Patches::load(dir)?,
         })
     }
 
     /// Everything that shapes the kernel.
     fn key(&self, fetcher: &Fetcher<'_>) -> Result<Digest> {
         let mut key = KeyBuilder::new(RECIPE).with("fragment", self.fragment.as_bytes());
-        key = key.with("must be off", self.must_be_off.as_bytes());
-        for (path, bytes) in &self.patches {
-            key = key.with("patch", path.file_name().unwrap_or_default().as_encoded_bytes()).with("content", bytes);
-        }
+        key = self.patches.add_to(key.with("must be off", self.must_be_off.as_bytes()));
         for deb in fetcher.lock().debs(DebSet::Kernel) {
             key = key.with("source", deb.sha256.as_bytes());
         }
@@ -133,15 +122,6 @@ impl Tree {
         tar.args(["--extract", "--strip-components=1", "--file"]).arg(&archive).arg("--directory").arg(&tree);
         tools::run(&mut tar, &logs, ui)?;
         Ok(Self { dir: tree, logs })
-    }
-
-    fn patch(&self, intent: &Intent, ui: &mut Ui) -> Result<()> {
-        for (path, _) in &intent.patches {
-            let mut patch = Command::new("patch");
-            patch.args(["--strip=1", "--forward", "--batch", "--input"]).arg(path).current_dir(&self.dir);
-            tools::run(&mut patch, &self.logs, ui).with_context(|| format!("cannot apply {}", path.display()))?;
-        }
-        Ok(())
     }
 
     /// Everything off but what the fragment names and what that needs, and proof of it.

@@ -1,4 +1,5 @@
-//! The QEMU step: the source as it was released, with one board and the devices of a guest, as one static program; and its firmware.
+//! The QEMU step: the source as it was released and the project's patches, with one board and the devices of a guest, as one static
+//! program; and its firmware.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use super::cache::{Artefact, Cache};
 use super::dpkg;
 use super::fetch::Fetcher;
 use super::lock::{Deb, DebSet, Wheel};
+use super::patches::Patches;
 use super::places::Places;
 use super::progress::Ui;
 use super::tools;
@@ -47,10 +49,11 @@ const OTHER_LIBRARIES: [&str; 3] = ["-lc", "-lm", "-lfdt"];
 const REMEDY: &str = "`sudo scripts/system-packages.sh` installs what the build needs";
 
 /// The project's part of QEMU.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Intent {
     devices: String,
     options: String,
+    patches: Patches,
 }
 
 /// What QEMU is built of.
@@ -83,6 +86,7 @@ pub(crate) fn ensure(places: &Places, cache: &Cache, fetcher: &mut Fetcher<'_>, 
         return Ok(artefact);
     }
     let tree = Tree::unpack(&parts.source, cache, ui)?;
+    intent.patches.apply(&tree.dir, &tree.logs, ui)?;
     let python = tree.python(&parts.wheels, cache, ui)?;
     tree.configure(&intent, &python, ui)?;
     let program = tree.compile(ui)?;
@@ -98,7 +102,7 @@ impl Intent {
             let path = dir.join(name);
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
         };
-        Ok(Self { devices: read("devices.mak")?, options: read("configure.options")? })
+        Ok(Self { devices: read("devices.mak")?, options: read("configure.options")?, patches: Patches::load(dir)? })
     }
 
     /// Arguments of `configure`.
@@ -109,7 +113,7 @@ impl Intent {
     /// Everything that shapes the program.
     fn key(&self, fetcher: &Fetcher<'_>) -> Result<Digest> {
         let mut key = KeyBuilder::new(RECIPE).with("devices", self.devices.as_bytes());
-        key = key.with("options", self.options.as_bytes());
+        key = self.patches.add_to(key.with("options", self.options.as_bytes()));
         for deb in fetcher.lock().debs(DebSet::Qemu) {
             key = key.with("source", deb.sha256.as_bytes());
         }
@@ -235,7 +239,7 @@ mod tests {
 
     #[test]
     fn options_are_lines_and_notes_are_none() {
-        let intent = Intent { devices: String::new(), options: "# a note\n--static\n\n--enable-pie\n".into() };
+        let intent = Intent { options: "# a note\n--static\n\n--enable-pie\n".into(), ..Intent::default() };
         assert_eq!(intent.arguments().collect::<Vec<_>>(), ["--static", "--enable-pie"]);
     }
 
