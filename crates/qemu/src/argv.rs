@@ -60,6 +60,9 @@ pub fn argv(machine: &Machine) -> Vec<OsString> {
         Start::Boot(boot) => {
             args.pair("-kernel", &boot.kernel).pair("-initrd", &boot.initramfs);
             args.pair("-append", kernel_command_line(machine, &boot.kernel_args));
+            if boot.waits {
+                args.flag("-preconfig");
+            }
         }
         // The guest's memory is named before the machine is made, and its state afterwards.
         Start::Blank => {
@@ -258,6 +261,7 @@ mod tests {
             initramfs: "/image/agent.cpio".into(),
             kernel_args: vec!["agent.generation=1".into()],
             memory_fd: None,
+            waits: false,
         }
     }
 
@@ -313,6 +317,14 @@ mod tests {
     #[test]
     fn tcg_on_x86_64() {
         insta::assert_snapshot!(page(&machine(Arch::X86_64, tcg())));
+    }
+
+    #[test]
+    fn a_machine_that_boots_later_waits_before_it_is_made_and_is_otherwise_the_same() {
+        let at_once = machine(Arch::X86_64, tcg());
+        let waiting = Machine { start: Start::Boot(Boot { waits: true, ..boot() }), ..at_once.clone() };
+        assert_eq!(page(&waiting).replace("\n-preconfig", ""), page(&at_once));
+        assert!(page(&waiting).contains("\n-preconfig\n"));
     }
 
     #[test]

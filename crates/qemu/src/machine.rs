@@ -66,6 +66,9 @@ pub struct Boot {
     /// A file of [`Machine::memory_mib`] that is the guest's memory, inherited by QEMU under this number, so that the guest can be
     /// saved; `None`: memory that ends with QEMU.
     pub memory_fd: Option<RawFd>,
+    /// Whether QEMU waits, before it has made the machine, until it is told what it needs not translate: see
+    /// [`qmp::boot`](crate::qmp::boot).
+    pub waits: bool,
 }
 
 /// A guest's instruction set.
@@ -208,6 +211,12 @@ impl Accelerator {
             Self::Hvf => "hvf",
             Self::Tcg { .. } => "tcg",
         }
+    }
+
+    /// Whether a guest's code is translated into the host's before it runs.
+    #[must_use]
+    pub const fn translates(&self) -> bool {
+        matches!(self, Self::Tcg { .. })
     }
 }
 

@@ -56,6 +56,20 @@ pub enum Command {
         /// The name.
         from: &'static str,
     },
+    /// Has what is translated of a halted guest kept for [`Self::SaveTranslations`], and what it runs from here on translated anew, so
+    /// that it lies together. Of this project's QEMU alone, under emulation, as are the two that follow.
+    SetTranslationsAside,
+    /// Writes what is translated of a halted guest to the file whose descriptor is kept under a name: see
+    /// [`translations_length`](super::translations_length).
+    SaveTranslations {
+        /// The name.
+        to: &'static str,
+    },
+    /// Takes translations from a file that another process of the same QEMU has written, before the machine is made.
+    LoadTranslations {
+        /// The file, as QEMU can open it for reading.
+        path: String,
+    },
     /// How far saving or loading has come: see [`Migration::from_reply`](super::Migration::from_reply).
     QueryMigration,
 }
@@ -95,6 +109,9 @@ impl Command {
             Self::LeaveMemoryOut => "migrate-set-capabilities",
             Self::Save { .. } => "migrate",
             Self::Load { .. } => "migrate-incoming",
+            Self::SetTranslationsAside => "x-translations-set-aside",
+            Self::SaveTranslations { .. } => "x-translations-save",
+            Self::LoadTranslations { .. } => "x-translations-load",
             Self::QueryMigration => "query-migrate",
         }
     }
@@ -108,8 +125,10 @@ impl Command {
             | Self::Continue
             | Self::Quit
             | Self::MakeMachine
+            | Self::SetTranslationsAside
             | Self::QueryMigration => return None,
-            Self::KeepDescriptor { name } => json!({ "fdname": name }),
+            Self::KeepDescriptor { name } | Self::SaveTranslations { to: name } => json!({ "fdname": name }),
+            Self::LoadTranslations { path } => json!({ "filename": path }),
             // Opened for reading, and a private mapping that may be written to all the same.
             Self::AddMemory { path, size_mib } => json!({
                 "qom-type": "memory-backend-file", "id": MEMORY_ID, "size": u64::from(*size_mib) << 20, "mem-path": path,

@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::Command;
 
-/// Under which QEMU keeps the descriptor of a state.
+/// Under which QEMU keeps the descriptor of a state, and that of a file for translations.
 const STATE: &str = "state";
+const TRANSLATIONS: &str = "translations";
 
 /// How far saving or loading has come.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,18 +30,47 @@ pub fn save() -> [Command; 3] {
     [Command::LeaveMemoryOut, Command::KeepDescriptor { name: STATE }, Command::Save { to: STATE }]
 }
 
-/// What brings a copy to life in a QEMU that is [`Blank`](crate::Start::Blank), with `memory`, the path of a file, as its memory of
-/// `memory_mib`. The fifth of these needs the descriptor that the state comes from.
+/// What halts a guest and has its translations set aside. [`Command::Continue`] lets it go on.
 #[must_use]
-pub fn restore(memory: String, memory_mib: u32) -> [Command; 6] {
-    [
+pub fn set_translations_aside() -> [Command; 2] {
+    [Command::Stop, Command::SetTranslationsAside]
+}
+
+/// What writes a halted guest's translations down: [`translations_length`] is in the reply. The first of these needs the descriptor of
+/// a file of zeros that has room for them.
+#[must_use]
+pub fn save_translations() -> [Command; 2] {
+    [Command::KeepDescriptor { name: TRANSLATIONS }, Command::SaveTranslations { to: TRANSLATIONS }]
+}
+
+/// How many bytes of the file a reply to [`Command::SaveTranslations`] says are used; `None`: it is none.
+#[must_use]
+pub fn translations_length(reply: &Value) -> Option<u64> {
+    reply.get("length")?.as_u64()
+}
+
+/// What boots a guest in a QEMU that [waits](crate::Boot::waits), with the translations at this path, which
+/// [may be refused](Command::may_be_refused).
+#[must_use]
+pub fn boot(translations: String) -> [Command; 2] {
+    [Command::LoadTranslations { path: translations }, Command::MakeMachine]
+}
+
+/// What brings a copy to life in a QEMU that is [`Blank`](crate::Start::Blank), with `memory`, the path of a file, as its memory of
+/// `memory_mib`, and with the `translations` at another path. One of these needs the descriptor that the state comes from, and one
+/// [may be refused](Command::may_be_refused).
+#[must_use]
+pub fn restore(memory: String, memory_mib: u32, translations: Option<String>) -> Vec<Command> {
+    let load_translations = translations.map(|path| Command::LoadTranslations { path });
+    let load_guest = [
         Command::AddMemory { path: memory, size_mib: memory_mib },
         Command::UseMemory,
         Command::MakeMachine,
         Command::LeaveMemoryOut,
         Command::KeepDescriptor { name: STATE },
         Command::Load { from: STATE },
-    ]
+    ];
+    load_translations.into_iter().chain(load_guest).collect()
 }
 
 impl Migration {
@@ -63,6 +93,13 @@ impl Command {
     pub const fn needs_descriptor(&self) -> bool {
         matches!(self, Self::KeepDescriptor { .. })
     }
+
+    /// Whether what follows it does as well without: translations are of one program on one sort of processor, and made anew where
+    /// they are of another.
+    #[must_use]
+    pub const fn may_be_refused(&self) -> bool {
+        matches!(self, Self::LoadTranslations { .. })
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +119,25 @@ mod tests {
 
     #[test]
     fn a_copy_has_private_memory_and_then_a_state() {
-        insta::assert_snapshot!(lines(&restore("/proc/self/fd/10/a".into(), 192)));
+        insta::assert_snapshot!(lines(&restore("/proc/self/fd/10/a".into(), 192, None)));
+    }
+
+    #[test]
+    fn a_copy_takes_translations_before_its_machine_is_made() {
+        insta::assert_snapshot!(lines(&restore("/proc/self/fd/10/a".into(), 192, Some("/proc/self/fd/10/b".into()))));
+    }
+
+    #[test]
+    fn a_guest_boots_with_translations() {
+        insta::assert_snapshot!(lines(&boot("/proc/self/fd/13/b".into())));
+    }
+
+    #[test]
+    fn translations_are_set_aside_and_saved() {
+        insta::assert_snapshot!(lines(&[set_translations_aside(), save_translations()].concat()));
+        assert_eq!(translations_length(&json!({ "blocks": 3, "length": 4096 })), Some(4096));
+        assert_eq!(translations_length(&json!({ "length": -1 })), None);
+        assert_eq!(translations_length(&json!({})), None);
     }
 
     #[test]
