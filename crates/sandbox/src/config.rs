@@ -89,7 +89,8 @@ pub struct SchedulerConfig {
     /// QEMUs that are started and wait to be told whose guest they run, for what the ready VMs do not serve: at most 64. `None`: as many as
     /// ready VMs of a language. Without snapshots there are none.
     pub blank_pool_size: Option<usize>,
-    /// Whether VMs start as copies of a guest that was saved when its interpreter was warm. If not, each is booted.
+    /// Whether VMs start as copies of a guest that was saved when its interpreter was warm. If not, each is booted; what QEMU has
+    /// translated for guests that were saved before spares it work all the same.
     pub snapshots: bool,
     /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
     pub snapshot_dir: Option<PathBuf>,

@@ -52,6 +52,8 @@ pub(crate) struct Host {
     pub(crate) image: ImageFiles,
     /// The snapshots that its VMs may be copies of, and where QEMU finds their memories; `None`: VMs are always booted.
     pub(crate) snapshots: Option<Arc<Shelf>>,
+    /// Snapshots from which VMs that boot may take translations; `None`: there are none, or nothing is translated.
+    pub(crate) relatives: Option<Arc<Shelf>>,
     memories: Option<File>,
     /// QEMUs that wait for their guests.
     pub(crate) blanks: Blanks,
@@ -134,10 +136,12 @@ impl Host {
             Some(remote) => Some(Arc::new(SharedCache::open(remote)?)),
             None => None,
         };
-        let (snapshots, memories) = match snapshots(settings, &program, &verdict.accelerator, image.manifest()) {
+        let (shelf, memories) = match shelf(settings, &program, &verdict.accelerator, image.manifest()) {
             Some((shelf, memories)) => (Some(Arc::new(shelf.sharing(shared.clone()))), Some(memories)),
             None => (None, None),
         };
+        let snapshots = shelf.clone().filter(|_| settings.config.snapshots);
+        let relatives = shelf.filter(|_| verdict.accelerator.translates() && program.own.is_some());
         let bell = Arc::<Notify>::default();
         // Without snapshots there is nothing that a blank could be told.
         let config = &settings.config;
@@ -165,6 +169,7 @@ impl Host {
             accelerator: verdict.accelerator,
             image,
             snapshots,
+            relatives,
             memories,
             blanks: Blanks::new(blanks, settings.config.default_memory_mib, Arc::clone(&bell)),
             languages,
@@ -197,6 +202,11 @@ impl Host {
             *confined = Confined { program, confinement: Arc::new(found) };
         }
         Arc::clone(&confined.confinement)
+    }
+
+    /// Whether QEMU writes down what it has translated: the image's does, and only under emulation.
+    pub(crate) fn keeps_translations(&self) -> bool {
+        self.accelerator.translates() && self.qemu.own.is_some()
     }
 
     /// The directory in which a QEMU finds the memory that it copies.
@@ -262,14 +272,16 @@ pub(crate) fn confinement(
     Confinement::find(&Subject { id: &new_vm_id(), program, opened, files: &files, directory, kvm }, cgroup)
 }
 
-/// The snapshots of a host, if it shall have any. That there can be none is no error: VMs boot.
-fn snapshots(
+/// The snapshots of a host, if it shall have any, or there are some to take translations from. That there can be none is no error: VMs
+/// boot.
+fn shelf(
     settings: &Settings,
     program: &QemuProgram,
     accelerator: &qemu::Accelerator,
     image: &Manifest,
 ) -> Option<(Shelf, File)> {
-    if !settings.config.snapshots {
+    let has_some = || accelerator.translates() && settings.snapshot_dir.is_dir();
+    if !(settings.config.snapshots || has_some()) {
         return None;
     }
     let store = settings.snapshots();

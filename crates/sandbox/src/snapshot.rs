@@ -9,7 +9,8 @@
 //! being removed (`tidy`).
 //!
 //! Translations are code that runs on the host, outside the guest. QEMU wrote them to a file of no name, and what is here is the host's
-//! copy, which nobody had open for writing but the host. They never leave the machine, nor come from another.
+//! copy, which nobody had open for writing but the host. They never leave the machine, nor come from another; guests of other kinds that
+//! boot take them too (`relatives`).
 //!
 //! Owns files. What a VM does to be saved or restored is not its business.
 
@@ -21,6 +22,7 @@ pub(crate) mod fuzzing;
 mod manifest;
 mod memories;
 mod parts;
+mod relatives;
 mod shelf;
 mod template;
 mod tidy;
@@ -47,7 +49,7 @@ use template::Claimed;
 
 pub(crate) use draft::Draft;
 pub(crate) use error::StoreError;
-pub(crate) use fill::Saved;
+pub(crate) use fill::{MAX_TRANSLATIONS_BYTES, Saved, Translations};
 pub(crate) use parts::{Key, Parts};
 pub(crate) use shelf::{Donation, Offer, Shelf, Want};
 pub(crate) use template::Template;

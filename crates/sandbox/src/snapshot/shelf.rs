@@ -147,6 +147,12 @@ impl Shelf {
         }
     }
 
+    /// One of which a VM like `want`, if it boots, has translations to take. `is_saved`: whether it will be.
+    pub(crate) async fn relative(&self, want: &Want, is_saved: bool) -> Option<Arc<Template>> {
+        let (store, parts) = (self.store.clone(), self.parts(want));
+        tokio::task::spawn_blocking(move || store.relative(&parts, is_saved)).await.ok()?
+    }
+
     /// Takes a snapshot away, because a copy of it failed.
     pub(crate) async fn condemn(&self, template: &Template, why: &(dyn std::error::Error + Sync)) {
         let key = template.key();

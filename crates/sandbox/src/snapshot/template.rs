@@ -71,7 +71,6 @@ impl Template {
     }
 
     /// The name of its translations in the same directory; `None`: it has none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no QEMU is told of translations yet"))]
     pub(crate) fn translations_name(&self) -> io::Result<Option<String>> {
         self.translations_file().map(super::memories::name).transpose()
     }
@@ -149,6 +148,11 @@ impl Claimed {
             }
         }
         Ok(())
+    }
+
+    /// The length of its translations, if it has some.
+    pub(super) fn translations_bytes(&self) -> Option<u64> {
+        self.manifest.translations.map(|content| content.size_bytes)
     }
 
     /// What it was made of, as it says.

@@ -4,6 +4,7 @@ mod cost;
 mod damage;
 mod limits;
 mod making;
+mod relatives;
 mod translations;
 
 use std::{

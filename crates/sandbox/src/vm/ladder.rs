@@ -6,6 +6,7 @@
 //!                    │                 └─ it is dead of being saved ─┐
 //!                    └─ somebody else saves it, or nothing may be saved ─▶ boot
 //! ```
+//! Every boot takes the translations of a relative, if there is one, and is made once more without them if it fails.
 //! A rung that fails costs its caller time and nothing else: none of his code has run. What would fail on every rung, as a machine out
 //! of descriptors or a guest that does not boot, is told at once.
 
@@ -21,13 +22,13 @@ use tracing::warn;
 use super::{
     BootTiming,
     blanks::Blank,
-    phases::{BootError, Failed, Life, Outline, Prepared, Ready, details, shape},
+    phases::{BootError, Donor, Failed, Life, Outline, Prepared, Ready, details, shape},
 };
 use crate::{
     host::Host,
     outcome::Origin,
     request::ValidVm,
-    snapshot::{Donation, Offer, Template, Want},
+    snapshot::{Donation, MAX_TRANSLATIONS_BYTES, Offer, Template, Want},
 };
 
 /// How long a copy is given for its first answer, which comes within a tenth of a second on an idle machine. A guest that is dead says
@@ -92,10 +93,59 @@ impl<T> Climb<'_, T> {
     }
 
     async fn boot(&mut self, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
-        let spawning = self.prepare(Life::Boot).await?;
-        let ready = spawning.prepared.spawn().await?.connect().await?.greet(self.wanted).await?;
+        self.boot_with(None, begun).await
+    }
+
+    /// Boots, with `memory` as the guest's if it is to be saved, and with what a relative has of its code.
+    async fn boot_with(&mut self, memory: Option<&File>, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
+        if let Some((relative, translations)) = self.relative(memory.is_some()).await? {
+            match self.boot_knowing(Some(&translations), memory, begun).await {
+                // Once: what fails without them is not their fault.
+                Err(failed) if failed.error.is_the_guests() => {
+                    warn!(
+                        vm_id = self.vm_id,
+                        error = &failed.error as &dyn std::error::Error,
+                        "a guest could not boot with another's translations"
+                    );
+                    if let Some(shelf) = &self.host.relatives {
+                        shelf.condemn(&relative, &failed.error).await;
+                    }
+                    clear_up(failed).await?;
+                    memory.map_or(Ok(()), clear).map_err(BootError::Prepare).map_err(nothing_yet)?;
+                }
+                booted => return booted,
+            }
+        }
+        self.boot_knowing(None, memory, begun).await
+    }
+
+    async fn boot_knowing(
+        &mut self,
+        translations: Option<&str>,
+        memory: Option<&File>,
+        begun: Instant,
+    ) -> Result<(Ready, BootTiming), Failed> {
+        let memory = memory.map(File::try_clone).transpose().map_err(BootError::Prepare).map_err(nothing_yet)?;
+        let spawning = self.prepare(Life::Boot { memory, waits: translations.is_some() }).await?;
+        let mut connected = spawning.prepared.spawn().await?.connect().await?;
+        if let Some(translations) = translations {
+            connected = connected.boot(translations, self.wanted).await?;
+        }
+        let ready = connected.greet(self.wanted).await?;
         let timing = timing(begun, spawning.at, &ready, Origin::Cold);
         Ok((ready, timing))
+    }
+
+    /// A snapshot with translations of what this guest will run, and their name. `is_saved`: whether this guest will be.
+    async fn relative(&mut self, is_saved: bool) -> Result<Option<(Arc<Template>, String)>, Failed> {
+        let Some(shelf) = &self.host.relatives else { return Ok(None) };
+        let want = self.want();
+        let relative = tokio::select! {
+            biased;
+            () = self.wanted.closed() => return Err(nothing_yet(BootError::Abandoned)),
+            relative = shelf.relative(&want, is_saved) => relative,
+        };
+        Ok(relative.and_then(|relative| Some((Arc::clone(&relative), relative.translations_name().ok()??))))
     }
 
     async fn copy(&mut self, template: &Template, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
@@ -142,14 +192,16 @@ impl<T> Climb<'_, T> {
 
     /// Boots, and saves the guest on the way. That it could not be saved is no failure of the VM.
     async fn donate(&mut self, donation: Donation, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
-        let memory = memory_file(self.spec.memory_mib).map_err(BootError::Prepare).map_err(nothing_yet)?;
-        let donors = memory.try_clone().map_err(BootError::Prepare).map_err(nothing_yet)?;
-        let spawning = self.prepare(Life::Donor(donors)).await?;
-        let ready = spawning.prepared.spawn().await?.connect().await?.greet(self.wanted).await?;
-        let mut timing = timing(begun, spawning.at, &ready, Origin::Cold);
+        let memory = file_in_memory("guest-memory", u64::from(self.spec.memory_mib) << 20);
+        let memory = memory.map_err(BootError::Prepare).map_err(nothing_yet)?;
+        let (ready, mut timing) = self.boot_with(Some(&memory), begun).await?;
+        let translations =
+            self.host.keeps_translations().then(|| file_in_memory("translations", MAX_TRANSLATIONS_BYTES));
+        let translations = translations.and_then(Result::ok);
         let saving = Instant::now();
         let (draft, place) = donation.into_parts();
-        let (ready, saved) = match ready.donate((draft, memory), self.spec, self.wanted).await {
+        let donor = Donor { draft, memory, translations };
+        let (ready, saved) = match ready.donate(donor, self.spec, self.wanted).await {
             // It had booted, so another one will.
             Err(failed) if failed.error.is_the_guests() => {
                 warn!(
@@ -221,9 +273,16 @@ fn timing(begun: Instant, spawning: Instant, ready: &Ready, origin: Origin) -> B
     BootTiming { origin, prepare, gateway_start, spawn, guest_wait, ..BootTiming::default() }
 }
 
-/// A file in memory that is a guest's.
-fn memory_file(memory_mib: u32) -> io::Result<File> {
-    let file = memfd_create("guest-memory", MemfdFlags::CLOEXEC)?;
-    ftruncate(&file, u64::from(memory_mib) << 20)?;
+/// A file of zeros that takes no room yet.
+fn file_in_memory(name: &str, length_bytes: u64) -> io::Result<File> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, length_bytes)?;
     Ok(file.into())
+}
+
+/// Makes it a file of zeros again.
+fn clear(file: &File) -> io::Result<()> {
+    let length_bytes = file.metadata()?.len();
+    file.set_len(0)?;
+    file.set_len(length_bytes)
 }

@@ -163,6 +163,7 @@ impl Reader {
         let Some(is_last) = order.waiting.remove(&id) else { return };
         match result {
             Ok(value) if is_last && order.result.is_ok() => order.result = Ok(value),
+            Err(refused) if refused.command.may_be_refused() => debug!(%refused, "QEMU does without"),
             Err(refused) if order.result.is_ok() => order.result = Err(refused.into()),
             Ok(_) | Err(_) => {}
         }
@@ -283,6 +284,23 @@ mod tests {
         };
         let (answered, ()) = tokio::join!(order, play);
         assert_eq!(answered.expect_err("it was refused").to_string(), "QEMU refused `stop`: first");
+    }
+
+    #[tokio::test]
+    async fn an_order_does_without_what_may_be_refused() {
+        let (ours, mut qemus) = UnixStream::pair().expect("a socket pair");
+        let monitor = Monitor::watch(ours);
+        let orders = monitor.orders();
+        let load = qmp::Command::LoadTranslations { path: "/a".into() };
+        let order = orders.give([load, qmp::Command::QueryStatus], None);
+        let play = async {
+            let asked = lines(&mut qemus, 3).await;
+            let refusal = ("error", serde_json::json!({ "class": "GenericError", "desc": "of another processor" }));
+            answer(&mut qemus, &asked[1], refusal).await;
+            answer(&mut qemus, &asked[2], ("return", Value::from("done"))).await;
+        };
+        let (answered, ()) = tokio::join!(order, play);
+        assert_eq!(answered.expect("nothing else was refused"), Value::from("done"));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 
 mod donate;
 mod prepare;
+mod rehearse;
 mod restore;
 
 use std::{
@@ -35,6 +36,7 @@ use crate::{
     run_dir::{Details, QEMU, RunDir, RunDirError},
 };
 
+pub(super) use donate::Donor;
 pub(super) use prepare::{Life, Outline, details, shape};
 
 /// Longest reason of a guest that is shown for a network that is not up.
@@ -144,6 +146,13 @@ pub(super) struct Live {
     pub(super) channel: Channel,
     /// By which the agent is known again after the connection was lost.
     pub(super) boot_id: Vec<u8>,
+}
+
+impl Live {
+    /// It came to nothing for this reason.
+    fn failed(self, error: BootError) -> Failed {
+        Failed { error, instance: Some(self.instance) }
+    }
 }
 
 impl Prepared {

@@ -3,42 +3,25 @@
 //! The guest is halted while its memory is copied, some tens of milliseconds. It is then told, as each of its copies is, to become a machine
 //! of its own: what it was up to here is in a file. Nobody's program has run in it before.
 
-use std::{fs::File, io};
+use std::{fs::File, io, os::fd::OwnedFd};
 
 use exec_sandbox_qemu::qmp::{self, Migration};
-use exec_sandbox_wire::{CONNECTION_OP, GuestMessage, HostMessage};
+use exec_sandbox_wire::{CONNECTION_OP, HostMessage};
+use serde_json::Value;
 use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
     sync::oneshot,
     time::{Duration, Instant, sleep},
 };
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{
-    request::{ValidExec, ValidVm},
-    snapshot::{Draft, Saved},
-    vm::{
-        channel::{Channel, ChannelError},
-        execution::{Execution, Finished},
-        inbox::{StreamName, Taken},
-        monitor::MonitorError,
-    },
+    request::ValidVm,
+    snapshot::{Draft, Saved, Translations},
+    vm::monitor::MonitorError,
 };
-
-/// The operation of a rehearsal; those of a supervisor begin anew once it has been acknowledged.
-const REHEARSAL_OP: u32 = 1;
-
-/// The operation of the question that follows it.
-const PING_OP: u32 = 2;
-
-/// How long a rehearsal may take, which starts an interpreter, unless a boot may take less.
-const REHEARSAL_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// How long loading packages may take, which tries no other after 30 s; and until that has been brought to its end.
-const PRELOAD_TIMEOUT: Duration = Duration::from_secs(45);
-const PRELOAD_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Largest state that is taken from a QEMU: a hundred times what one has.
 const MAX_STATE_BYTES: u64 = 8 << 20;
@@ -70,34 +53,82 @@ pub(in crate::vm) enum DonationError {
     NoState,
 }
 
+/// Where a guest is saved to.
+#[derive(Debug)]
+pub(in crate::vm) struct Donor {
+    /// What the snapshot will be.
+    pub(in crate::vm) draft: Draft,
+    /// The guest's memory.
+    pub(in crate::vm) memory: File,
+    /// Room for its translations, if its code is translated.
+    pub(in crate::vm) translations: Option<File>,
+}
+
 impl Ready {
-    /// Warms the interpreter of what is to be `spec` and saves the guest, whose memory is `memory`, to `draft`, which is given back whole
-    /// unless that failed.
+    /// Warms the interpreter of what is to be `spec` and saves the guest to the draft, which is given back whole unless that failed.
     pub(in crate::vm) async fn donate<T>(
-        mut self,
-        (draft, memory): (Draft, File),
+        self,
+        mut donor: Donor,
         spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<(Self, Result<Draft, DonationError>), Failed> {
-        let saved = match self.rehearse_unless_gone(spec, wanted).await {
-            Ok(Ok(())) => self.save(draft, memory).await,
-            Ok(Err(refused)) => Err(DonationError::Rehearsal(refused)),
-            Err(error) => return Err(Failed { error, instance: Some(self.live.instance) }),
+        let ready_at = self.ready_at;
+        let (warm, rehearsed) = self.warm(&mut donor.translations, spec, wanted).await?;
+        let saved = match rehearsed {
+            Ok(()) => warm.save(donor).await,
+            Err(refused) => Err(DonationError::Rehearsal(refused)),
         };
+        let boot_id = warm.live.boot_id.clone();
         // Also after a failure: QEMU may have halted it.
-        if let Err(error) = self.go_on(wanted).await {
-            return Err(Failed { error, instance: Some(self.live.instance) });
-        }
-        let Self { live: Live { instance, channel, boot_id }, born, ready_at, patience } = self;
-        // How long it has been there says nothing about its answer.
-        let deadline = Instant::now() + patience;
-        let again = Connected { instance, born, channel, patience, deadline }.greet(wanted).await?;
+        let again = warm.begin_again(wanted).await?;
         // An agent that has not become another here would not in a copy either.
         let saved = if again.live.boot_id == boot_id { saved.and(Err(DonationError::NotRenewed)) } else { saved };
         Ok((Self { ready_at, ..again }, saved))
     }
 
-    /// Lets the guest go on as a machine of its own.
+    /// Has the guest do all that its copies will: once for whatever is only done once, and if that makes `translations` once more, so
+    /// that those which the copies need lie together. There are none if QEMU keeps none. `Err` inside: why the rehearsal did not run.
+    async fn warm<T>(
+        mut self,
+        translations: &mut Option<File>,
+        spec: &ValidVm,
+        wanted: &mut oneshot::Sender<T>,
+    ) -> Result<(Self, Result<(), String>), Failed> {
+        let rehearsed = match self.rehearse(spec, wanted).await {
+            Ok(rehearsed) => rehearsed,
+            Err(error) => return Err(self.live.failed(error)),
+        };
+        if rehearsed.is_err() || translations.is_none() {
+            return Ok((self, rehearsed));
+        }
+        if let Err(error) = self.order(qmp::set_translations_aside(), None).await {
+            debug!(error = &error as &dyn std::error::Error, "QEMU keeps no translations");
+            *translations = None;
+        }
+        // QEMU has halted it, whatever it has done beside that.
+        let mut again = self.begin_again(wanted).await?;
+        if translations.is_none() {
+            return Ok((again, rehearsed));
+        }
+        // A guest in which the second comes to nothing is not one to make copies of.
+        match again.rehearse(spec, wanted).await {
+            Ok(rehearsed) => Ok((again, rehearsed)),
+            Err(error) => Err(again.live.failed(error)),
+        }
+    }
+
+    /// Lets a guest that was halted go on as a machine of its own.
+    async fn begin_again<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Self, Failed> {
+        if let Err(error) = self.go_on(wanted).await {
+            return Err(self.live.failed(error));
+        }
+        let Self { live: Live { instance, channel, .. }, born, ready_at, patience } = self;
+        // How long it has been there says nothing about its answer.
+        let deadline = Instant::now() + patience;
+        let again = Connected { instance, born, channel, patience, deadline }.greet(wanted).await?;
+        Ok(Self { ready_at, ..again })
+    }
+
     async fn go_on<T>(&mut self, wanted: &mut oneshot::Sender<T>) -> Result<(), BootError> {
         let patience = self.patience.min(SAVE_PATIENCE);
         let Live { instance, channel, .. } = &mut self.live;
@@ -119,51 +150,27 @@ impl Ready {
         Ok(())
     }
 
-    /// Warms the interpreter of what is to be `spec`; with its packages, unless these end it or take too long.
-    async fn rehearse_unless_gone<T>(
-        &mut self,
-        spec: &ValidVm,
-        wanted: &mut oneshot::Sender<T>,
-    ) -> Result<Result<(), String>, BootError> {
-        if let (Some(packages), true) = (&spec.packages, spec.preloads) {
-            let request = ValidExec::rehearsal_with(packages, PRELOAD_TIMEOUT);
-            match self.run_unless_gone(&request, PRELOAD_PATIENCE, wanted).await? {
-                Ok(()) => return Ok(Ok(())),
-                Err(why) => debug!(why, packages = ?packages.requirements(), "packages are not loaded ahead"),
-            }
-        }
-        let request = ValidExec::rehearsal(spec.language, REHEARSAL_TIMEOUT);
-        self.run_unless_gone(&request, self.patience.min(REHEARSAL_TIMEOUT), wanted).await
-    }
-
-    async fn run_unless_gone<T>(
-        &mut self,
-        request: &ValidExec,
-        patience: Duration,
-        wanted: &mut oneshot::Sender<T>,
-    ) -> Result<Result<(), String>, BootError> {
-        let Live { instance, channel, .. } = &mut self.live;
-        let rehearsed = tokio::select! {
-            biased;
-            () = wanted.closed() => return Err(BootError::Abandoned),
-            () = sleep(patience) => return Err(BootError::TimedOut { patience }),
-            rehearsed = rehearse(channel, request) => rehearsed,
-            death = instance.death() => return Err(died(instance, death).await),
-        };
-        match rehearsed {
-            Ok(result) => Ok(result),
-            Err(error @ (ChannelError::Closed | ChannelError::Io(_))) => Err(lost(instance, error.into()).await),
-            Err(error) => Err(error.into()),
-        }
-    }
-
     /// Saves the guest, which is halted afterwards.
-    async fn save(&self, draft: Draft, memory: File) -> Result<Draft, DonationError> {
+    async fn save(&self, donor: Donor) -> Result<Draft, DonationError> {
+        let Donor { draft, memory, translations } = donor;
+        let state = self.save_state().await?;
+        // Without them its copies are slower, and otherwise the same.
+        let translations = match translations {
+            Some(file) => self.save_translations(&file).await.map(|length| (file, length)),
+            None => None,
+        };
+        let filled = tokio::task::spawn_blocking(move || {
+            let translations = translations.as_ref().map(|(file, length)| Translations { file, length: *length });
+            draft.fill(&Saved { memory: &memory, state: &state, translations })
+        });
+        Ok(filled.await.map_err(io::Error::other)??)
+    }
+
+    async fn save_state(&self) -> Result<Vec<u8>, DonationError> {
         let orders = self.live.instance.orders()?;
         let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(io::Error::from)?;
         let read = pipe::Receiver::from_owned_fd(read)?;
         let mut state = Vec::new();
-        let patience = self.patience.min(SAVE_PATIENCE);
         let save = async {
             orders.give(qmp::save(), Some(write)).await?;
             // To its end, which is QEMU's closing of it.
@@ -177,6 +184,7 @@ impl Ready {
                 }
             }
         };
+        let patience = self.patience.min(SAVE_PATIENCE);
         tokio::select! {
             saved = save => saved?,
             () = sleep(patience) => return Err(DonationError::Overdue { patience }),
@@ -187,41 +195,35 @@ impl Ready {
         if state.len() as u64 > MAX_STATE_BYTES {
             return Err(DonationError::TooLarge);
         }
-        let fill = move || draft.fill(&Saved { memory: &memory, state: &state, translations: None });
-        let filled = tokio::task::spawn_blocking(fill);
-        Ok(filled.await.map_err(io::Error::other)??)
+        Ok(state)
     }
-}
 
-/// Runs a program that is nobody's. `Ok(Err)`: why it did not run.
-async fn rehearse(channel: &mut Channel, request: &ValidExec) -> Result<Result<(), String>, ChannelError> {
-    let (mut execution, frames) = Execution::start(REHEARSAL_OP, request, 0);
-    for frame in &frames {
-        channel.send(frame)?;
-    }
-    while !execution.is_over() {
-        let (op, message) = channel.next().await?;
-        if op != REHEARSAL_OP {
-            continue;
-        }
-        let taken = match execution.on_message(message) {
-            Ok(Some((StreamName::Stdout, bytes))) => Taken { stdout: bytes.len(), ..Taken::default() },
-            Ok(Some((_, bytes))) => Taken { stderr: bytes.len(), ..Taken::default() },
-            Ok(None) => continue,
-            Err(violation) => return Ok(Err(violation.to_string())),
+    /// How many bytes of `file` the translations of the guest take, if QEMU has written them there.
+    async fn save_translations(&self, file: &File) -> Option<u64> {
+        let saved = match file.try_clone() {
+            Ok(file) => self.order(qmp::save_translations(), Some(file.into())).await,
+            Err(error) => Err(error.into()),
         };
-        if let Some(frame) = execution.on_taken(taken) {
-            channel.send(&frame)?;
+        match saved {
+            Ok(reply) => qmp::translations_length(&reply),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "a guest's translations were not saved");
+                None
+            }
         }
     }
-    channel.send(&HostMessage::Ack.into_frame(REHEARSAL_OP))?;
-    // Once this is answered the agent has forgotten the operation, and so will its copies have.
-    channel.send(&HostMessage::Ping(bytes::Bytes::new()).into_frame(PING_OP))?;
-    while !matches!(channel.next().await?, (PING_OP, GuestMessage::Pong(_))) {}
-    Ok(match execution.into_finished() {
-        Some(Finished::Ran(ran)) if ran.exit.code() == 0 => Ok(()),
-        Some(Finished::Ran(ran)) => Err(format!("it ended with {}", ran.exit.code())),
-        Some(Finished::Refused(why)) => Err(why),
-        None => Err("it did not end".into()),
-    })
+
+    /// Has QEMU carry out what it is given while the guest is halted, or about to be.
+    async fn order(
+        &self,
+        commands: impl Into<Vec<qmp::Command>> + Send,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Value, DonationError> {
+        let patience = self.patience.min(SAVE_PATIENCE);
+        let orders = self.live.instance.orders()?;
+        tokio::select! {
+            answered = orders.give(commands, descriptor) => Ok(answered?),
+            () = sleep(patience) => Err(DonationError::Overdue { patience }),
+        }
+    }
 }

@@ -21,6 +21,7 @@ use crate::{
     process::Command,
     request::{ValidNetwork, ValidVm},
     run_dir::{Details, RunDir},
+    snapshot::MAX_TRANSLATIONS_BYTES,
     vm::gateway,
 };
 
@@ -33,6 +34,7 @@ const NETWORK_FD: i32 = 9;
 const MEMORY_FD: i32 = 10;
 const LAYER_FD: i32 = 11;
 const FIRMWARE_FD: i32 = 12;
+const MEMORIES_FD: i32 = 13;
 
 /// Files in each memory file system of a guest that installs packages: fifty packages of JavaScript have tens of thousands.
 const INSTALLERS_FILES: FileLimit = match FileLimit::new(262_144) {
@@ -43,11 +45,13 @@ const INSTALLERS_FILES: FileLimit = match FileLimit::new(262_144) {
 /// How a guest is to come to life.
 #[derive(Debug)]
 pub(in crate::vm) enum Life {
-    /// It boots, and its memory ends with QEMU.
-    Boot,
-    /// It boots with this file as its memory, so that it can be saved.
-    Donor(File),
-    /// It is a copy of another, whose memory is in the host's directory of memories.
+    /// It boots; `waits`: after it has been told of translations.
+    Boot {
+        /// Its memory, so that it can be saved; `None`: memory that ends with QEMU.
+        memory: Option<File>,
+        waits: bool,
+    },
+    /// It is a copy of another.
     Blank,
 }
 
@@ -115,13 +119,19 @@ impl Prepared {
         let [kernel, initramfs, root] = IMAGE_FDS.map(|fd| format!("/proc/self/fd/{fd}").into());
         let files = if installs { INSTALLERS_FILES } else { FileLimit::MIN };
         let words = BootWords { has_layer: layer.is_some(), files }.to_args();
-        let (start, memory) = match life {
-            Life::Boot => (boot((kernel, initramfs), words, None), None),
-            Life::Donor(memory) => (boot((kernel, initramfs), words, Some(MEMORY_FD)), Some(memory.into())),
-            Life::Blank => (qemu::Start::Blank, Some(host.memories().map_err(BootError::Prepare)?)),
+        // While it is saved, its translations are there twice.
+        let is_twice = matches!(life, Life::Boot { memory: Some(_), .. }) && host.keeps_translations();
+        let room_bytes = if is_twice { MAX_TRANSLATIONS_BYTES } else { 0 };
+        let (start, memory, takes) = match life {
+            Life::Boot { memory, waits } => {
+                let memory_fd = memory.is_some().then_some(MEMORY_FD);
+                let boot = qemu::Boot { kernel, initramfs, kernel_args: words, memory_fd, waits };
+                (qemu::Start::Boot(boot), memory, waits)
+            }
+            Life::Blank => (qemu::Start::Blank, None, true),
         };
         let confinement = host.confinement();
-        let ceiling_bytes = host.memory_ceiling_bytes(memory_mib, network.is_some());
+        let ceiling_bytes = host.memory_ceiling_bytes(memory_mib, network.is_some()) + room_bytes;
         let group = confinement.group(&vm_id, ceiling_bytes).map_err(BootError::Prepare)?;
         let mut gateway = match network {
             Some(network) => {
@@ -158,7 +168,10 @@ impl Prepared {
             (ours, output)
         });
         if let Some(memory) = memory {
-            command.pass(memory, MEMORY_FD);
+            command.pass(memory.into(), MEMORY_FD);
+        }
+        if takes {
+            command.pass(host.memories().map_err(BootError::Prepare)?, MEMORIES_FD);
         }
         if let Some(layer) = layer {
             command.pass(layer.open().map_err(BootError::Prepare)?, LAYER_FD);
@@ -196,11 +209,7 @@ fn machine(host: &Host, memory_mib: u32, (has_network, has_layer): (bool, bool),
     }
 }
 
-fn boot((kernel, initramfs): (PathBuf, PathBuf), kernel_args: Vec<String>, memory_fd: Option<i32>) -> qemu::Start {
-    qemu::Start::Boot(qemu::Boot { kernel, initramfs, kernel_args, memory_fd })
-}
-
-/// The memory file of this name in the directory that a blank QEMU has inherited, as QEMU opens it.
+/// The file of this name in the directory of memories, as a QEMU opens it that was started to take something from there.
 pub(super) fn memory_path(name: &str) -> String {
-    format!("/proc/self/fd/{MEMORY_FD}/{name}")
+    format!("/proc/self/fd/{MEMORIES_FD}/{name}")
 }

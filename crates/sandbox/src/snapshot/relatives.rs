@@ -1,0 +1,79 @@
+//! Relatives: snapshots of guests that ran the same code as another will, which spare it the translation.
+//!
+//! A translation is found by the code that it was made of, so any will do that the same QEMU made for the same emulated processor, whatever
+//! memory or devices its guest had. Only one in which packages have run is believed by nobody who has not asked for the same: it is
+//! code of the host, and theirs could have had a part in it.
+
+use std::sync::Arc;
+
+use super::{Key, Parts, Store, Template, error::Trouble, template::Claimed};
+use crate::cache_dir::entries;
+
+/// Most bytes of translations that a guest takes which is to be saved: what it adds to them goes into the same buffer, of which QEMU keeps
+/// three quarters.
+const MAX_INHERITED_BYTES: u64 = 144 << 20;
+
+/// The option of QEMU that says which processor is emulated.
+const PROCESSOR: &str = "-cpu";
+
+impl Store {
+    /// Of the snapshots whose guests ran much of what one of `parts` will, the one with the fewest translations: the others took theirs
+    /// from it, and what they added is little to a guest of a third kind. `is_saved`: whether that guest will be.
+    pub(crate) fn relative(&self, parts: &Parts, is_saved: bool) -> Option<Arc<Template>> {
+        if !self.is_there().unwrap_or(false) {
+            return None;
+        }
+        let most_bytes = if is_saved { MAX_INHERITED_BYTES } else { u64::MAX };
+        let snapshots = entries(&self.dir).into_iter();
+        let relatives = snapshots.filter_map(|snapshot| {
+            let key = snapshot.file_name().to_str()?.parse().ok().filter(|key| !self.refused().contains(key))?;
+            let claimed = Claimed::open(&snapshot.path(), key).ok()??;
+            let length_bytes = claimed.translations_bytes().filter(|length_bytes| *length_bytes <= most_bytes)?;
+            claimed.parts().is_relative_of(parts).then_some((length_bytes, key))
+        });
+        let mut relatives: Vec<(u64, Key)> = relatives.collect();
+        relatives.sort_unstable();
+        relatives.into_iter().find_map(|(_, key)| match self.open(key) {
+            Ok(template) => template.map(Arc::new),
+            Err(Trouble::Damaged(damage)) => {
+                self.set_aside(key, &damage);
+                None
+            }
+            Err(Trouble::Failed(_)) => None,
+        })
+    }
+}
+
+impl Parts {
+    fn is_relative_of(&self, other: &Self) -> bool {
+        // Taken apart, so that a part that is added is not forgotten here.
+        let Self {
+            format,
+            generation: _,
+            kernel,
+            initramfs: _,
+            root,
+            qemu,
+            accelerator,
+            host_cpu,
+            machine,
+            memory_mib: _,
+            language,
+            packages,
+            layer,
+            is_preloaded,
+        } = self;
+        let is_nobodys = packages.is_empty() && layer.is_none() && !is_preloaded;
+        // These have to be the same.
+        (format, qemu, accelerator, host_cpu) == (&other.format, &other.qemu, &other.accelerator, &other.host_cpu)
+            && processor(machine) == processor(&other.machine)
+            && (is_nobodys || (packages, layer, is_preloaded) == (&other.packages, &other.layer, &other.is_preloaded))
+            // And without these little would be found.
+            && (kernel, root, language) == (&other.kernel, &other.root, &other.language)
+    }
+}
+
+/// The processor in the arguments of a machine.
+fn processor(machine: &[String]) -> Option<&String> {
+    machine.iter().skip_while(|word| *word != PROCESSOR).nth(1)
+}
