@@ -380,6 +380,7 @@ function reportLast(token, code) {
 }
 
 function finishLast(code) {
+  if (running === null) return; // called to be compiled, which takes longer than all that it does
   const { token, path } = running;
   if (listenersOf("exit").length > 1) {
     // The program's own come first.
@@ -457,7 +458,8 @@ await evaluate("const warm: number = await 1; export {};", first, 0);
 removeQuietly(first.path);
 void first.scope?.warm;
 forgetModule(first.path, 0);
-// So is what a copy does before anything else: a function is compiled when it is first called.
+// So is what a copy does before anything else, and at the end: a function is compiled when it is first called.
+finishLast(0);
 reseed(Math.floor(Math.random() * 2 ** 32).toString(16).padStart(8, "0"));
 listen();
 report("ready\n");
