@@ -1,9 +1,10 @@
 //! Which QEMU runs VMs: the image's own, which can be nothing but their machine, and just as well one that a distribution has built.
 
 use std::{
-    env,
+    env, fs,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use exec_sandbox::{Exit, Language, Origin, SchedulerConfig};
@@ -67,6 +68,31 @@ async fn the_images_qemu_needs_no_library_and_no_loader() {
     let headers = said(Path::new("readelf"), &["--wide", "--dynamic", "--program-headers", qemu]);
     assert!(headers.contains("GNU_RELRO") && headers.contains("Flags: NOW PIE"), "{headers}");
     assert!(!headers.contains("INTERP") && !headers.contains("NEEDED"), "{headers}");
+}
+
+#[tokio::test]
+async fn the_images_qemu_refuses_translations_that_are_none_or_of_another() {
+    let qemu = own_qemu().await;
+    let dir = tempfile::tempdir().expect("a directory");
+    // Nothing, and a header that is all zeros before a table that is none.
+    for (length, why) in [(0, "no header"), (8192, "another program or processor")] {
+        let path = dir.path().join(length.to_string());
+        fs::write(&path, vec![0; length]).expect("it is ours");
+        let arguments =
+            "-preconfig -nodefaults -display none -machine microvm,acpi=off -accel tcg,tb-size=256 -qmp stdio";
+        let mut asked = Command::new(&qemu)
+            .args(arguments.split(' '))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let load = serde_json::json!({ "execute": "x-translations-load", "arguments": { "filename": path } });
+        let lines = format!("{{\"execute\": \"qmp_capabilities\"}}\n{load}\n{{\"execute\": \"quit\"}}\n");
+        asked.stdin.take().expect("it has one").write_all(lines.as_bytes()).expect("it reads");
+        let output = asked.wait_with_output().expect("it ends");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains(why) && output.status.success(), "{said}");
+    }
 }
 
 #[tokio::test]

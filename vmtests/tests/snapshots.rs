@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, Permissions},
     io::{self, Write as _},
-    os::unix::fs::{FileExt as _, PermissionsExt as _},
+    os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,7 +12,7 @@ use exec_sandbox::{
     ExecRequest, Exit, Language, Origin, Outcome, QemuVm, RunRequest, Scheduler, SchedulerConfig, SessionRequest,
     VmSpec, WriteOptions,
 };
-use vmtests::{World, run, stderr, stdout};
+use vmtests::{World, run, start, stderr, stdout};
 
 /// How far a guest's clock may be from the host's.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
@@ -185,8 +185,8 @@ async fn a_snapshot_that_is_damaged_anywhere_is_set_aside_and_replaced() {
     };
     runs_twice(SAVED).await;
     runs_twice(COPIED).await;
-    // In the middle of the memory is the kernel's; the manifest begins with a brace.
-    for (part, at) in [("ram", 96 << 20), ("state", 1000), ("manifest.json", 0)] {
+    // In the middle of the memory is the kernel's; behind a page of the translations is code; the manifest begins with a brace.
+    for (part, at) in [("ram", 96 << 20), ("state", 1000), ("translations", 8192), ("manifest.json", 0)] {
         let snapshots: Vec<_> = fs::read_dir(world.snapshot_dir())
             .expect("it is there")
             .map(|entry| entry.expect("it can be read").path().join(part))
@@ -197,6 +197,39 @@ async fn a_snapshot_that_is_damaged_anywhere_is_set_aside_and_replaced() {
         runs_twice(SAVED).await;
         let reasons = || fs::read_dir(world.snapshot_dir().join("quarantine")).expect("it is there").count();
         assert_ne!(reasons(), 0, "{part}");
+    }
+}
+
+#[tokio::test]
+async fn copies_and_guests_that_boot_run_what_was_translated_for_one_that_was_saved() {
+    let world = World::without_snapshots();
+    // The first is saved, and has translated for itself. One with another memory boots, and so do all where there are no snapshots.
+    for (memory_mib, snapshots, expected) in [
+        (192, true, Origin::Cold),
+        (192, true, Origin::Snapshot),
+        (193, true, Origin::Cold),
+        (192, false, Origin::Cold),
+    ] {
+        let scheduler = start(SchedulerConfig { snapshots, ..world.config() }).await;
+        let translations = || {
+            let snapshots = fs::read_dir(world.snapshot_dir()).into_iter().flatten().filter_map(Result::ok);
+            snapshots.filter_map(|snapshot| Some(fs::metadata(snapshot.path().join("translations")).ok()?.ino()))
+        };
+        let known: Vec<String> = translations().map(|inode| inode.to_string()).collect();
+        let vm = vm(&scheduler, VmSpec { memory_mib: Some(memory_mib), ..VmSpec::new(Language::Raw) }).await;
+        assert_eq!(vm.boot_timing().origin, expected);
+        let outcome = vm.execute(ExecRequest::new("echo $((6 * 7))")).await.expect("it runs");
+        assert_eq!(stdout(&outcome), "42\n");
+        let maps = fs::read_to_string(format!("/proc/{}/maps", vm.process().pid())).expect("it lives");
+        // Permissions are the second word of a line, and the inode the fifth. What is written to it, as to any code, is the VM's own.
+        let words = maps.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mapped = words.filter(|words| known.iter().any(|inode| *inode == words[4])).map(|words| words[1]);
+        let mapped: Vec<&str> = mapped.collect();
+        assert_eq!(mapped.contains(&"rwxp"), !known.is_empty(), "{memory_mib} {snapshots}: {mapped:?}");
+        assert!(!mapped.iter().any(|permissions| permissions.ends_with('s')), "{mapped:?}");
+        vm.destroy().await.expect("it dies");
+        scheduler.close().await.expect("nothing is left");
+        assert_ne!(translations().count(), 0);
     }
 }
 
