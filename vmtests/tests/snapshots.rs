@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error as _,
     fs::{self, Permissions},
     io::{self, Write as _},
     os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -12,6 +14,8 @@ use exec_sandbox::{
     ExecRequest, Exit, Language, Origin, Outcome, QemuVm, RunRequest, Scheduler, SchedulerConfig, SessionRequest,
     VmSpec, WriteOptions,
 };
+use exec_sandbox_image::Digest;
+use serde_json::Value;
 use vmtests::{World, run, start, stderr, stdout};
 
 /// How far a guest's clock may be from the host's.
@@ -233,8 +237,65 @@ async fn copies_and_guests_that_boot_run_what_was_translated_for_one_that_was_sa
     }
 }
 
+#[tokio::test]
+async fn translations_that_end_qemu_cost_a_run_time_and_are_set_aside() {
+    let world = World::without_snapshots();
+    let run_with = async |memory_mib| {
+        let scheduler = world.scheduler().await;
+        let request = RunRequest { memory_mib: Some(memory_mib), ..RunRequest::new(Language::Raw, "echo whole") };
+        let outcome = scheduler.run(request).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.source()));
+        scheduler.close().await.expect("nothing is left");
+        assert_eq!(stdout(&outcome), "whole\n");
+        origin(&outcome)
+    };
+    assert_eq!(run_with(192).await, SAVED);
+    // One that boots with a relative's, and one that is a copy: both end, and both are made without.
+    for (set_aside, memory_mib) in [(1, 193), (2, 193)] {
+        let snapshots = fs::read_dir(world.snapshot_dir()).expect("it is there").filter_map(Result::ok);
+        let snapshots: Vec<_> =
+            snapshots.map(|entry| entry.path()).filter(|dir| dir.join("translations").exists()).collect();
+        let [snapshot] = &snapshots[..] else { panic!("there is one: {snapshots:?}") };
+        break_translations(snapshot);
+        assert_eq!(run_with(memory_mib).await, SAVED);
+        let quarantine = fs::read_dir(world.snapshot_dir().join("quarantine")).expect("it is there");
+        assert_eq!(quarantine.count(), set_aside);
+    }
+    assert_eq!(run_with(193).await, COPIED);
+}
+
+/// Makes every block of a snapshot's translations an instruction that ends a process, under a digest that is right.
+fn break_translations(snapshot: &Path) {
+    let path = snapshot.join("translations");
+    fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("it is ours");
+    let file = fs::File::options().read(true).write(true).open(&path).expect("it is ours");
+    let number = |at| {
+        let mut bytes = [0; 8];
+        file.read_exact_at(&mut bytes, at).expect("it has so many");
+        u64::from_le_bytes(bytes)
+    };
+    // The head of the file, see `accel/tcg/kept.c` in the patch of QEMU: a block's own size, a cache line's, the image's, the table's.
+    let [block_bytes, line_bytes, image_bytes, slots] = [56, 80, 96, 104].map(number);
+    let mut table = vec![0; usize::try_from(slots).expect("it is small") * 12];
+    file.read_exact_at(&mut table, 4096 + image_bytes).expect("it has so many");
+    for slot in table.chunks_exact(12) {
+        let place = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
+        if place != 0 {
+            let code = 4096 + u64::from(place) - 1 + block_bytes.next_multiple_of(line_bytes);
+            file.write_all_at(&[0xcc; 4], code).expect("it is ours");
+        }
+    }
+    fs::set_permissions(&path, Permissions::from_mode(0o444)).expect("it is ours");
+    let (digest, _) = Digest::of_sparse_file(&file).expect("it can be read");
+    let path = snapshot.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).expect("it is there")).expect("it is JSON");
+    manifest["translations"]["digest"] = digest.to_string().into();
+    fs::remove_file(&path).expect("it is ours");
+    fs::write(&path, manifest.to_string()).expect("it is ours");
+    fs::set_permissions(&path, Permissions::from_mode(0o444)).expect("it is ours");
+}
+
 /// Flips a byte of a file that nobody may write to.
-fn flip(path: &std::path::Path, at: u64) {
+fn flip(path: &Path, at: u64) {
     fs::set_permissions(path, Permissions::from_mode(0o644)).expect("it is ours");
     let file = fs::File::options().read(true).write(true).open(path).expect("it is ours");
     let length = file.metadata().expect("it is open").len();

@@ -33,7 +33,7 @@ const MAY_NAME: [(&str, &[&str]); 14] = [
     ("exec-sandbox-cli", &["exec-sandbox"]),
     ("exec-sandbox-python", &["exec-sandbox"]),
     ("xtask", &["exec-sandbox-image"]),
-    ("vmtests", &["exec-sandbox"]),
+    ("vmtests", &["exec-sandbox", "exec-sandbox-image"]),
     ("netbench", &["exec-sandbox", "exec-sandbox-gateway"]),
     ("netbench-traffic", &[]),
     ("faults", &["exec-sandbox", "exec-sandbox-wire", "exec-sandbox-image"]),
