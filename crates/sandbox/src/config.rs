@@ -94,7 +94,7 @@ pub struct SchedulerConfig {
     pub snapshots: bool,
     /// Where snapshots of memory are kept. `None`: `memory-snapshots` in the cache directory. It has to be this user's alone.
     pub snapshot_dir: Option<PathBuf>,
-    /// What all snapshots of memory together may take of the disk: 256 MiB, which is a few of them, to 1 TiB.
+    /// What all snapshots of memory together may take of the disk: 256 MiB, which is one or two of them, to 1 TiB.
     pub snapshot_max_bytes: u64,
     /// After so long without use a snapshot of memory is removed: a minute to a year.
     pub snapshot_max_age: Duration,
