@@ -25,6 +25,9 @@ use crate::{
 const FIRST_REST: Duration = Duration::from_secs(1);
 const LAST_REST: Duration = Duration::from_secs(60);
 
+/// How long nothing is made after a VM was taken: whoever took it runs meanwhile, and most programs are short.
+const COURTESY: Duration = Duration::from_millis(25);
+
 /// How long the program may take that exercises a VM.
 const EXERCISE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -117,7 +120,10 @@ impl Pool {
             self.forget_the_dead();
             let lack = self.lack();
             let next = async {
-                let Some(lack) = lack else { return host.bell.notified().await };
+                let Some(lack) = lack else {
+                    host.bell.notified().await;
+                    return tokio::time::sleep(COURTESY).await;
+                };
                 match self.fill(lack).await {
                     Ok(()) => rest = FIRST_REST,
                     Err(error) => {
