@@ -189,7 +189,7 @@ async fn a_snapshot_that_is_damaged_anywhere_is_set_aside_and_replaced() {
     };
     runs_twice(SAVED).await;
     runs_twice(COPIED).await;
-    // In the middle of the memory is the kernel's; behind a page of the translations is code; the manifest begins with a brace.
+    // In the middle of the memory is the kernel's; behind a page of the translations is their table; the manifest begins with a brace.
     for (part, at) in [("ram", 96 << 20), ("state", 1000), ("translations", 8192), ("manifest.json", 0)] {
         let snapshots: Vec<_> = fs::read_dir(world.snapshot_dir())
             .expect("it is there")
@@ -273,14 +273,15 @@ fn break_translations(snapshot: &Path) {
         file.read_exact_at(&mut bytes, at).expect("it has so many");
         u64::from_le_bytes(bytes)
     };
-    // The head of the file, see `accel/tcg/kept.c` in the patch of QEMU: a block's own size, a cache line's, the image's, the table's.
-    let [block_bytes, line_bytes, image_bytes, slots] = [56, 80, 96, 112].map(number);
+    // The head of the file, see `accel/tcg/kept.c` in the patch of QEMU: a block's own size, a cache line's, the table's. Blocks follow.
+    let [block_bytes, line_bytes, slots] = [56, 80, 96].map(number);
     let mut table = vec![0; usize::try_from(slots).expect("it is small") * 16];
-    file.read_exact_at(&mut table, 4096 + image_bytes).expect("it has so many");
+    file.read_exact_at(&mut table, 4096).expect("it has so many");
+    let blocks = 4096 + 16 * slots;
     for slot in table.chunks_exact(16) {
         let place = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
         if place != 0 {
-            let code = 4096 + u64::from(place) - 1 + block_bytes.next_multiple_of(line_bytes);
+            let code = blocks + u64::from(place) - 1 + block_bytes.next_multiple_of(line_bytes);
             file.write_all_at(&[0xcc; 4], code).expect("it is ours");
         }
     }

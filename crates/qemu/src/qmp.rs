@@ -19,4 +19,4 @@ pub use command::{Command, CommandId, RunState};
 pub use correlator::{CommandError, Correlator, Settled, TooManyCommands};
 pub use decoder::{DecodeError, Decoder, MAX_LINE_BYTES};
 pub use message::{Event, Greeting, Message, Timestamp};
-pub use snapshot::{Migration, boot, restore, save, save_translations, set_translations_aside, translations_length};
+pub use snapshot::{Migration, boot, restore, save, save_translations, translations_length};

@@ -1,7 +1,7 @@
 //! Memory snapshots: the store of VMs that were saved when their interpreter was warm, from which others are cloned.
 //!
 //! `<dir>/<key>/` is a snapshot: `ram`, the guest's memory as a sparse file; `state`, QEMU's device state; under software emulation
-//! perhaps `translations`, the guest's code as QEMU has translated it, which another process of the same program maps instead of doing
+//! perhaps `translations`, the guest's code as QEMU has translated it, which another process of the same program takes instead of doing
 //! that again; `manifest.json`, what these are and what the VM was made of (`parts`); `verified`, a stamp that spares reading them
 //! (`template`); and `used`, whose time is that of the last use. It appears by rename, is never changed, and goes by rename too, so it is
 //! found whole or not at all. Beside the snapshots are the `memories`, where QEMU finds what it may map (`memories`), `drafts` that are

@@ -56,11 +56,8 @@ pub enum Command {
         /// The name.
         from: &'static str,
     },
-    /// Has what is translated of a halted guest kept for [`Self::SaveTranslations`], and what it runs from here on translated anew, so
-    /// that it lies together. Of this project's QEMU alone, under emulation, as are the two that follow.
-    SetTranslationsAside,
     /// Writes what is translated of a halted guest to the file whose descriptor is kept under a name: see
-    /// [`translations_length`](super::translations_length).
+    /// [`translations_length`](super::translations_length). Of this project's QEMU alone, under emulation, as is the next.
     SaveTranslations {
         /// The name.
         to: &'static str,
@@ -109,7 +106,6 @@ impl Command {
             Self::LeaveMemoryOut => "migrate-set-capabilities",
             Self::Save { .. } => "migrate",
             Self::Load { .. } => "migrate-incoming",
-            Self::SetTranslationsAside => "x-translations-set-aside",
             Self::SaveTranslations { .. } => "x-translations-save",
             Self::LoadTranslations { .. } => "x-translations-load",
             Self::QueryMigration => "query-migrate",
@@ -125,7 +121,6 @@ impl Command {
             | Self::Continue
             | Self::Quit
             | Self::MakeMachine
-            | Self::SetTranslationsAside
             | Self::QueryMigration => return None,
             Self::KeepDescriptor { name } | Self::SaveTranslations { to: name } => json!({ "fdname": name }),
             Self::LoadTranslations { path } => json!({ "filename": path }),

@@ -30,12 +30,6 @@ pub fn save() -> [Command; 3] {
     [Command::LeaveMemoryOut, Command::KeepDescriptor { name: STATE }, Command::Save { to: STATE }]
 }
 
-/// What halts a guest and has its translations set aside. [`Command::Continue`] lets it go on.
-#[must_use]
-pub fn set_translations_aside() -> [Command; 2] {
-    [Command::Stop, Command::SetTranslationsAside]
-}
-
 /// What writes a halted guest's translations down: [`translations_length`] is in the reply. The first of these needs the descriptor of
 /// a file of zeros that has room for them.
 #[must_use]
@@ -133,8 +127,8 @@ mod tests {
     }
 
     #[test]
-    fn translations_are_set_aside_and_saved() {
-        insta::assert_snapshot!(lines(&[set_translations_aside(), save_translations()].concat()));
+    fn translations_are_saved() {
+        insta::assert_snapshot!(lines(&save_translations()));
         assert_eq!(translations_length(&json!({ "blocks": 3, "length": 4096 })), Some(4096));
         assert_eq!(translations_length(&json!({ "length": -1 })), None);
         assert_eq!(translations_length(&json!({})), None);

@@ -13,7 +13,7 @@ const CHUNK_BYTES: usize = 256 * 1024;
 /// What is left out if it is all zeros: a page.
 const PAGE_BYTES: usize = 4096;
 
-/// Most bytes of translations, which fit into the buffer that QEMU has for them.
+/// Most bytes of translations: as many as the buffer has in which QEMU makes them.
 pub(crate) const MAX_TRANSLATIONS_BYTES: u64 = 256 << 20;
 
 /// What there is of a guest that was saved, and stands still.

@@ -9,26 +9,21 @@ use std::sync::Arc;
 use super::{Key, Parts, Store, Template, error::Trouble, template::Claimed};
 use crate::cache_dir::entries;
 
-/// Most bytes of translations that a guest takes which is to be saved: what it adds to them goes into the same buffer, of which QEMU keeps
-/// three quarters.
-const MAX_INHERITED_BYTES: u64 = 144 << 20;
-
 /// The option of QEMU that says which processor is emulated.
 const PROCESSOR: &str = "-cpu";
 
 impl Store {
-    /// Of the snapshots whose guests ran much of what one of `parts` will, the one with the fewest translations: the others took theirs
-    /// from it, and what they added is little to a guest of a third kind. `is_saved`: whether that guest will be.
-    pub(crate) fn relative(&self, parts: &Parts, is_saved: bool) -> Option<Arc<Template>> {
+    /// Of the snapshots whose guests ran much of what one of `parts` will, the one with the fewest translations: it is proven
+    /// soonest, and has the code that guests of all kinds run.
+    pub(crate) fn relative(&self, parts: &Parts) -> Option<Arc<Template>> {
         if !self.is_there().unwrap_or(false) {
             return None;
         }
-        let most_bytes = if is_saved { MAX_INHERITED_BYTES } else { u64::MAX };
         let snapshots = entries(&self.dir).into_iter();
         let relatives = snapshots.filter_map(|snapshot| {
             let key = snapshot.file_name().to_str()?.parse().ok().filter(|key| !self.refused().contains(key))?;
             let claimed = Claimed::open(&snapshot.path(), key).ok()??;
-            let length_bytes = claimed.translations_bytes().filter(|length_bytes| *length_bytes <= most_bytes)?;
+            let length_bytes = claimed.translations_bytes()?;
             claimed.parts().is_relative_of(parts).then_some((length_bytes, key))
         });
         let mut relatives: Vec<(u64, Key)> = relatives.collect();

@@ -147,10 +147,10 @@ impl Shelf {
         }
     }
 
-    /// One of which a VM like `want`, if it boots, has translations to take. `is_saved`: whether it will be.
-    pub(crate) async fn relative(&self, want: &Want, is_saved: bool) -> Option<Arc<Template>> {
+    /// One of which a VM like `want`, if it boots, has translations to take.
+    pub(crate) async fn relative(&self, want: &Want) -> Option<Arc<Template>> {
         let (store, parts) = (self.store.clone(), self.parts(want));
-        tokio::task::spawn_blocking(move || store.relative(&parts, is_saved)).await.ok()?
+        tokio::task::spawn_blocking(move || store.relative(&parts)).await.ok()?
     }
 
     /// Takes a snapshot away, because a copy of it failed.

@@ -98,7 +98,7 @@ impl<T> Climb<'_, T> {
 
     /// Boots, with `memory` as the guest's if it is to be saved, and with what a relative has of its code.
     async fn boot_with(&mut self, memory: Option<&File>, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
-        if let Some((relative, translations)) = self.relative(memory.is_some()).await? {
+        if let Some((relative, translations)) = self.relative().await? {
             match self.boot_knowing(Some(&translations), memory, begun).await {
                 // Once: what fails without them is not their fault.
                 Err(failed) if failed.error.is_the_guests() => {
@@ -136,14 +136,14 @@ impl<T> Climb<'_, T> {
         Ok((ready, timing))
     }
 
-    /// A snapshot with translations of what this guest will run, and their name. `is_saved`: whether this guest will be.
-    async fn relative(&mut self, is_saved: bool) -> Result<Option<(Arc<Template>, String)>, Failed> {
+    /// A snapshot with translations of what this guest will run, and their name.
+    async fn relative(&mut self) -> Result<Option<(Arc<Template>, String)>, Failed> {
         let Some(shelf) = &self.host.relatives else { return Ok(None) };
         let want = self.want();
         let relative = tokio::select! {
             biased;
             () = self.wanted.closed() => return Err(nothing_yet(BootError::Abandoned)),
-            relative = shelf.relative(&want, is_saved) => relative,
+            relative = shelf.relative(&want) => relative,
         };
         Ok(relative.and_then(|relative| Some((Arc::clone(&relative), relative.translations_name().ok()??))))
     }

@@ -14,7 +14,7 @@ use tokio::{
     sync::oneshot,
     time::{Duration, Instant, sleep},
 };
-use tracing::{debug, warn};
+use tracing::warn;
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
 use crate::{
@@ -68,12 +68,12 @@ impl Ready {
     /// Warms the interpreter of what is to be `spec` and saves the guest to the draft, which is given back whole unless that failed.
     pub(in crate::vm) async fn donate<T>(
         self,
-        mut donor: Donor,
+        donor: Donor,
         spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<(Self, Result<Draft, DonationError>), Failed> {
         let ready_at = self.ready_at;
-        let (warm, rehearsed) = self.warm(&mut donor.translations, spec, wanted).await?;
+        let (warm, rehearsed) = self.warm(donor.translations.is_some(), spec, wanted).await?;
         let saved = match rehearsed {
             Ok(()) => warm.save(donor).await,
             Err(refused) => Err(DonationError::Rehearsal(refused)),
@@ -86,11 +86,11 @@ impl Ready {
         Ok((Self { ready_at, ..again }, saved))
     }
 
-    /// Has the guest do all that its copies will: once for whatever is only done once, and if that makes `translations` once more, so
-    /// that those which the copies need lie together. There are none if QEMU keeps none. `Err` inside: why the rehearsal did not run.
+    /// Has the guest do what its copies will not do again; if QEMU `keeps_translations`, what they will as well, to become machines of
+    /// their own and run. `Err` inside: why the rehearsal did not run.
     async fn warm<T>(
         mut self,
-        translations: &mut Option<File>,
+        keeps_translations: bool,
         spec: &ValidVm,
         wanted: &mut oneshot::Sender<T>,
     ) -> Result<(Self, Result<(), String>), Failed> {
@@ -98,18 +98,10 @@ impl Ready {
             Ok(rehearsed) => rehearsed,
             Err(error) => return Err(self.live.failed(error)),
         };
-        if rehearsed.is_err() || translations.is_none() {
+        if rehearsed.is_err() || !keeps_translations {
             return Ok((self, rehearsed));
         }
-        if let Err(error) = self.order(qmp::set_translations_aside(), None).await {
-            debug!(error = &error as &dyn std::error::Error, "QEMU keeps no translations");
-            *translations = None;
-        }
-        // QEMU has halted it, whatever it has done beside that.
         let mut again = self.begin_again(wanted).await?;
-        if translations.is_none() {
-            return Ok((again, rehearsed));
-        }
         // A guest in which the second comes to nothing is not one to make copies of.
         match again.rehearse(spec, wanted).await {
             Ok(rehearsed) => Ok((again, rehearsed)),
@@ -117,7 +109,7 @@ impl Ready {
         }
     }
 
-    /// Lets a guest that was halted go on as a machine of its own.
+    /// Lets a guest go on, if it was halted, as a machine of its own.
     async fn begin_again<T>(mut self, wanted: &mut oneshot::Sender<T>) -> Result<Self, Failed> {
         if let Err(error) = self.go_on(wanted).await {
             return Err(self.live.failed(error));
@@ -213,7 +205,7 @@ impl Ready {
         }
     }
 
-    /// Has QEMU carry out what it is given while the guest is halted, or about to be.
+    /// Has QEMU carry out what it is given while the guest is halted.
     async fn order(
         &self,
         commands: impl Into<Vec<qmp::Command>> + Send,
