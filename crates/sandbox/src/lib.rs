@@ -36,6 +36,7 @@ mod layers;
 mod maker;
 mod manager;
 mod network;
+mod notes;
 mod outcome;
 mod paths;
 mod pool;

@@ -15,7 +15,7 @@ use std::{
 use exec_sandbox_image::{Digest, KeyBuilder, Manifest, Qemu, VerifiedImage};
 use exec_sandbox_qemu::{Arch, MINIMUM_VERSION, QemuVersion};
 
-use crate::{Error, ErrorKind, config::Settings};
+use crate::{Error, ErrorKind, config::Settings, notes};
 
 /// What to do about a QEMU that is missing or too old.
 const REMEDY: &str = "use an image that has a QEMU (in a checkout: `cargo xtask assets`), or install QEMU 10 or newer (on Debian \
@@ -142,13 +142,10 @@ fn version_file(cache_dir: &Path, build: &str) -> PathBuf {
 
 /// Not remembering costs the next process a start of QEMU, and nothing else.
 fn remember(file: &Path, answer: &str) {
-    let Some(dir) = file.parent().filter(|_| !file.exists()) else { return };
-    let written = fs::create_dir_all(dir).and_then(|()| {
-        let temporary = tempfile::NamedTempFile::new_in(dir)?;
-        fs::write(temporary.path(), answer)?;
-        temporary.persist(file).map_err(|error| error.error)
-    });
-    if let Err(error) = written {
+    if file.exists() {
+        return;
+    }
+    if let Err(error) = notes::write(file, answer.as_bytes()) {
         tracing::debug!(%error, file = %file.display(), "QEMU's version is not remembered");
     }
 }

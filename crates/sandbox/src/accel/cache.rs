@@ -6,8 +6,7 @@
 //! cannot be written is not an error.
 
 use std::{
-    fs,
-    io::{self, Write as _},
+    fs, io,
     num::NonZeroU32,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
@@ -18,6 +17,7 @@ use exec_sandbox_image::KeyBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::{Hypervisor, Probes};
+use crate::notes;
 
 /// Changes when the probes or the file's form do, so that no older finding is believed.
 const FORMAT: u32 = 1;
@@ -159,14 +159,8 @@ fn read(file: &Path) -> Option<Record> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
 
-/// Writes beside the file and renames, so that a reader sees a whole record or none.
 fn write(file: &Path, record: &Record) -> io::Result<()> {
-    let dir = file.parent().unwrap_or_else(|| Path::new("."));
-    fs::create_dir_all(dir)?;
-    let mut temporary = tempfile::NamedTempFile::new_in(dir)?;
-    temporary.write_all(&serde_json::to_vec_pretty(record)?)?;
-    temporary.persist(file)?;
-    Ok(())
+    notes::write(file, &serde_json::to_vec_pretty(record)?)
 }
 
 #[cfg(test)]
