@@ -287,7 +287,8 @@ fn shelf(
     let store = settings.snapshots();
     let common = Parts::common(program, accelerator, image);
     let made = common.and_then(|common| {
-        Ok((Shelf::new(store.clone(), common, settings.config.snapshot_retry_after), store.memories()?))
+        let memories = store.memories()?;
+        Ok((Shelf::new(store, memories.try_clone()?, common, settings.config.snapshot_retry_after), memories))
     });
     made.inspect_err(|error| warn!(dir = %settings.snapshot_dir.display(), %error, "there can be no snapshots")).ok()
 }

@@ -128,7 +128,20 @@ impl Store {
         Draft::begin(self, parts, lock).map(Some)
     }
 
-    /// Takes a snapshot away for good, because a VM that was restored from it did not work.
+    /// Takes the snapshot with this [memory](Template::memory_name) away for good, because a VM that was restored from it did not work;
+    /// not another that is in its place now.
+    pub(crate) fn condemn(&self, key: Key, memory: &str, why: &str) {
+        let found = File::open(self.template_dir(key).join(RAM)).and_then(|ram| memories::name(&ram));
+        if found.is_ok_and(|found| found == memory) {
+            self.quarantine(&key, why);
+        }
+    }
+
+    /// Notes that a snapshot was used now.
+    fn note_use(&self, key: Key) {
+        note_use(&self.template_dir(key).join(USED));
+    }
+
     pub(crate) fn quarantine(&self, key: &Key, why: &str) {
         let name = format!("{}-{key}", unix_ns(SystemTime::now()));
         let (from, dir) = (self.template_dir(*key), self.quarantine_dir());

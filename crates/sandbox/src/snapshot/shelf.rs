@@ -5,11 +5,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    fs::{self, File},
+    os::unix::fs::MetadataExt as _,
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError},
     time::Duration,
 };
 
 use exec_sandbox_image::Digest;
+use rustix::fs::AtFlags;
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -23,10 +26,16 @@ use crate::{
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// Snapshots that are in hand at once, each up to three open files, which keep the disk's room also of one that was removed.
+const MOST_IN_HAND: usize = 64;
+
 /// Snapshots for the VMs of one host.
 #[derive(Debug)]
 pub(crate) struct Shelf {
     store: Store,
+    /// The directory in which every QEMU looks for memories, and whether it was told that it is not the store's any more.
+    memories: File,
+    is_told: Once,
     /// What all VMs of the host have in common.
     common: Parts,
     places: Mutex<HashMap<Key, Place>>,
@@ -89,11 +98,13 @@ pub(crate) struct Coming {
 }
 
 impl Shelf {
-    /// The snapshots in `store` of VMs that have `common` in common; machine, memory and language are each VM's own.
-    /// What has failed is not tried again for `rest`.
-    pub(crate) fn new(store: Store, common: Parts, rest: Duration) -> Self {
+    /// The snapshots in `store` of VMs that have `common` in common; machine, memory and language are each VM's own. Their QEMUs look
+    /// for memories in `memories`. What has failed is not tried again for `rest`.
+    pub(crate) fn new(store: Store, memories: File, common: Parts, rest: Duration) -> Self {
         Self {
             store,
+            memories,
+            is_told: Once::new(),
             common,
             places: Mutex::default(),
             condemned: Mutex::default(),
@@ -111,6 +122,9 @@ impl Shelf {
 
     /// What a VM like `want` may be made of.
     pub(crate) async fn offer(self: &Arc<Self>, want: &Want) -> Offer {
+        if !self.is_in_place() {
+            return Offer::Nothing;
+        }
         let parts = self.parts(want);
         let place = loop {
             match self.reserve(parts.key()) {
@@ -120,8 +134,12 @@ impl Shelf {
                 Reserved::Own(place) => break place,
             }
         };
-        let store = self.store.clone();
-        let found = tokio::task::spawn_blocking(move || find_or_begin(&store, &parts)).await;
+        let shelf = Arc::clone(self);
+        let found = tokio::task::spawn_blocking(move || {
+            shelf.forget_the_gone();
+            find_or_begin(&shelf.store, &parts)
+        });
+        let found = found.await;
         match found {
             Ok(Ok(Found::Template(template))) => {
                 place.fill(Arc::clone(&template));
@@ -137,7 +155,8 @@ impl Shelf {
             },
             Ok(Ok(Found::Nothing)) => Offer::Nothing,
             Ok(Err(error)) => {
-                warn!(error = &error as &dyn std::error::Error, "snapshots cannot be used");
+                warn!(error = &error as &dyn std::error::Error, "snapshots of this kind cannot be used for a while");
+                place.give_up();
                 Offer::Nothing
             }
             Err(panicked) => {
@@ -153,30 +172,34 @@ impl Shelf {
         tokio::task::spawn_blocking(move || store.relative(&parts)).await.ok()?
     }
 
-    /// Takes a snapshot away, because a copy of it failed.
+    /// Takes a snapshot away, because a copy of it failed. What has come in its place meanwhile stays.
     pub(crate) async fn condemn(&self, template: &Template, why: &(dyn std::error::Error + Sync)) {
+        if self.put_down(template) {
+            // One that is still being written down would appear when it has been taken away.
+            let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&template.key());
+            if let Some(written) = written {
+                let _ = written.await;
+            }
+        }
+        let Ok(memory) = template.memory_name() else { return };
+        let (store, key, why) = (self.store.clone(), template.key(), why.to_string());
+        let _ = tokio::task::spawn_blocking(move || store.condemn(key, &memory, &why)).await;
+    }
+
+    /// Offers it to nobody any more, and nothing of its kind for a while if one was put down a while ago. `false`: another is offered,
+    /// or none.
+    fn put_down(&self, template: &Template) -> bool {
         let key = template.key();
-        let is_this = |place: &Place| matches!(place, Place::There(there) if std::ptr::eq(&**there, template));
-        let is_again = {
-            let mut condemned = self.condemned.lock().unwrap_or_else(PoisonError::into_inner);
-            condemned.insert(key, Instant::now()).is_some_and(|last| last.elapsed() < self.rest)
-        };
-        {
-            let mut places = self.places();
-            if places.get(&key).is_some_and(is_this) {
-                places.remove(&key);
-            }
-            if is_again {
-                places.insert(key, Place::Resting(Instant::now() + self.rest));
-            }
+        let mut places = self.places();
+        if !matches!(places.get(&key), Some(Place::There(there)) if there.is_same(template)) {
+            return false;
         }
-        // One that is still being written down would appear when it has been taken away.
-        let written = self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
-        if let Some(written) = written {
-            let _ = written.await;
+        places.remove(&key);
+        if self.was_condemned(key) {
+            places.insert(key, Place::Resting(Instant::now() + self.rest));
         }
-        let (store, why) = (self.store.clone(), why.to_string());
-        let _ = tokio::task::spawn_blocking(move || store.quarantine(&key, &why)).await;
+        self.condemned.lock().unwrap_or_else(PoisonError::into_inner).insert(key, Instant::now());
+        true
     }
 
     /// Takes what another machine has saved into `draft`, unless a snapshot of this kind was of no use a while ago.
@@ -205,8 +228,36 @@ impl Shelf {
         }
     }
 
+    /// Whether that was so short a while ago that it would be of no use again.
     fn was_condemned(&self, key: Key) -> bool {
-        self.condemned.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&key)
+        let condemned = self.condemned.lock().unwrap_or_else(PoisonError::into_inner);
+        condemned.get(&key).is_some_and(|last| last.elapsed() < self.rest)
+    }
+
+    /// Whether QEMU would find what the store keeps: not if somebody has removed its directories and they were made again.
+    fn is_in_place(&self) -> bool {
+        let ours = self.memories.metadata();
+        let found = fs::symlink_metadata(self.store.memories_dir());
+        let is_it =
+            ours.is_ok_and(|ours| found.is_ok_and(|found| (ours.dev(), ours.ino()) == (found.dev(), found.ino())));
+        if !is_it {
+            let dir = self.store.memories_dir();
+            self.is_told.call_once(
+                || warn!(dir = %dir.display(), "it was removed: there are no snapshots until the next start"),
+            );
+        }
+        is_it
+    }
+
+    /// Whether QEMU finds the memory of what is in hand, which may have been removed.
+    fn finds(&self, template: &Template) -> bool {
+        let found = |name: String| rustix::fs::statat(&self.memories, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        template.memory_name().is_ok_and(found)
+    }
+
+    /// Lets go of what was removed, for an open file keeps its room on the disk.
+    fn forget_the_gone(&self) {
+        self.places().retain(|_, place| !matches!(place, Place::There(template) if !self.finds(template)));
     }
 
     /// Removes what is over the limits, beside everything else.
@@ -230,10 +281,13 @@ impl Shelf {
     fn reserve(self: &Arc<Self>, key: Key) -> Reserved {
         let mut places = self.places();
         match places.get(&key) {
-            Some(Place::There(template)) => Reserved::There(Arc::clone(template)),
+            Some(Place::There(template)) if self.finds(template) => {
+                self.store.note_use(key);
+                Reserved::There(Arc::clone(template))
+            }
             Some(Place::Coming(coming)) => Reserved::Others(coming.clone()),
             Some(Place::Resting(until)) if Instant::now() < *until => Reserved::Nothing,
-            Some(Place::Resting(_)) | None => {
+            Some(Place::There(_) | Place::Resting(_)) | None => {
                 let (waited_for, coming) = watch::channel(());
                 places.insert(key, Place::Coming(coming));
                 Reserved::Own(Coming { shelf: Arc::clone(self), key, _waited_for: waited_for })
@@ -269,6 +323,7 @@ impl Coming {
         self.fill(Arc::clone(&template));
         let key = template.key();
         let (shared, facts, is_taken) = (shelf.shared.clone(), draft.facts(), draft.is_taken());
+        let tidied = Arc::clone(&shelf);
         let written = shelf.writing.spawn_blocking(move || match draft.publish() {
             Ok(template) => {
                 info!(key = %template.key(), "saved a snapshot");
@@ -276,6 +331,8 @@ impl Coming {
                     // Translations stay here: no other machine would believe them.
                     shared.give(entry_name(key), facts, &[(RAM, template.ram()), (STATE, template.state_file())]);
                 }
+                tidied.store.tidy();
+                tidied.forget_the_gone();
             }
             Err(error) => warn!(error = &error as &dyn std::error::Error, "a snapshot cannot be written down"),
         });
@@ -288,7 +345,9 @@ impl Coming {
     }
 
     fn fill(self, template: Arc<Template>) {
-        self.shelf.places().insert(self.key, Place::There(template));
+        let mut places = self.shelf.places();
+        make_place(&mut places);
+        places.insert(self.key, Place::There(template));
     }
 }
 
@@ -298,6 +357,15 @@ impl Drop for Coming {
         if matches!(places.get(&self.key), Some(Place::Coming(_))) {
             places.remove(&self.key);
         }
+    }
+}
+
+/// Lets go of one that is in hand, if there are too many. It is found again on the disk.
+fn make_place(places: &mut HashMap<Key, Place>) {
+    let mut there = places.iter().filter(|(_, place)| matches!(place, Place::There(_))).map(|(key, _)| *key);
+    let any = there.next();
+    if let Some(key) = any.filter(|_| there.count() + 1 >= MOST_IN_HAND) {
+        places.remove(&key);
     }
 }
 
@@ -345,82 +413,4 @@ fn find_or_begin(store: &Store, parts: &Parts) -> Result<Found, StoreError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{io, task::Poll};
-
-    use super::{super::tests, *};
-
-    const REST: Duration = Duration::from_secs(600);
-
-    fn shelf(dir: &tempfile::TempDir) -> Arc<Shelf> {
-        Arc::new(Shelf::new(tests::store(dir), tests::parts("1"), REST))
-    }
-
-    /// A machine as the parts of the tests have it.
-    fn want() -> Want {
-        let parts = tests::parts("1");
-        Want {
-            machine: parts.machine,
-            memory_mib: parts.memory_mib,
-            language: Language::Python,
-            packages: Vec::new(),
-            layer: None,
-            is_preloaded: false,
-        }
-    }
-
-    async fn donation(shelf: &Arc<Shelf>) -> (Draft, Coming) {
-        match shelf.offer(&want()).await {
-            Offer::Donation(donation) => donation.into_parts(),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// Whether somebody who asks now has to wait.
-    async fn waits(shelf: &Arc<Shelf>) -> bool {
-        let want = want();
-        let mut offer = std::pin::pin!(shelf.offer(&want));
-        std::future::poll_fn(|context| Poll::Ready(offer.as_mut().poll(context).is_pending())).await
-    }
-
-    #[tokio::test]
-    async fn whoever_wants_what_is_being_made_waits_and_is_given_it() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let shelf = shelf(&dir);
-        let (draft, place) = donation(&shelf).await;
-        assert!(waits(&shelf).await);
-        tests::fill(&draft);
-        place.publish(draft);
-        assert!(matches!(shelf.offer(&want()).await, Offer::Template(_)), "it is there before it is written down");
-        shelf.settle().await;
-        let other = Arc::new(Shelf::new(tests::store(&dir), tests::parts("1"), REST));
-        assert!(matches!(other.offer(&want()).await, Offer::Template(_)), "another process finds it");
-    }
-
-    #[tokio::test]
-    async fn a_donation_that_is_dropped_is_the_next_ones_and_one_that_failed_is_nobodys_for_a_while() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let shelf = shelf(&dir);
-        let donated = donation(&shelf).await;
-        drop(donated);
-        let (draft, place) = donation(&shelf).await;
-        drop(draft);
-        place.give_up();
-        assert!(matches!(shelf.offer(&want()).await, Offer::Nothing));
-    }
-
-    #[tokio::test]
-    async fn a_snapshot_whose_copies_fail_is_made_anew_once() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let shelf = shelf(&dir);
-        for _ in 0..2 {
-            let (draft, place) = donation(&shelf).await;
-            tests::fill(&draft);
-            place.publish(draft);
-            let Offer::Template(template) = shelf.offer(&want()).await else { panic!("it is there") };
-            shelf.condemn(&template, &io::Error::other("no answer")).await;
-        }
-        assert!(matches!(shelf.offer(&want()).await, Offer::Nothing));
-        shelf.settle().await;
-    }
-}
+mod tests;

@@ -65,6 +65,11 @@ impl Template {
         self.memory_mib
     }
 
+    /// Whether both are the same files, and not two of a kind.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        matches!((self.memory_name(), other.memory_name()), (Ok(name), Ok(others)) if name == others)
+    }
+
     /// The name of its memory in the directory of [memories](super::Store::memories).
     pub(crate) fn memory_name(&self) -> io::Result<String> {
         super::memories::name(self.ram())
