@@ -65,11 +65,12 @@ where
 {
     let handle = handle()?;
     let mut future = Box::pin(future);
-    let first = {
+    // Without the interpreter: the step may wait for a lock whose holder wants it, to write to a log for example.
+    let first = py.detach(|| {
         let _entered = handle.enter();
         // Whatever wakes it before it is polled again finds it about to be polled.
         future.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-    };
+    });
     let whole = async move {
         let result = match first {
             Poll::Ready(result) => result,
