@@ -84,15 +84,15 @@ async def forward(stream: _native.OutputStream, listeners: Listeners) -> None:
     listeners.end()
 
 
-async def heard(start: Callable[[_native.OutputStream | None], Awaitable[_Result]], listeners: Listeners) -> _Result:
-    """What `start` comes to, once its listeners have heard all of it."""
-    if not listeners:
-        return await start(None)
+async def begun(
+    start: Callable[[_native.OutputStream | None], Awaitable[_Result]], listeners: Listeners
+) -> tuple[_Result, asyncio.Future[None]]:
+    """What `start` comes to, and the task in which its listeners hear what is still to come."""
     stream = _native.OutputStream()
     result = start(stream)
     hearing = asyncio.ensure_future(forward(stream, listeners))
     try:
-        outcome = await result
+        return await result, hearing
     except asyncio.CancelledError:
         # What installs packages goes on without its caller, and nobody listens to it any more.
         hearing.cancel()
@@ -102,6 +102,13 @@ async def heard(start: Callable[[_native.OutputStream | None], Awaitable[_Result
         # Whatever became of the call, nobody writes to its stream any more, so this ends.
         await hearing
         raise
+
+
+async def heard(start: Callable[[_native.OutputStream | None], Awaitable[_Result]], listeners: Listeners) -> _Result:
+    """What `start` comes to, once its listeners have heard all of it."""
+    if not listeners:
+        return await start(None)
+    outcome, hearing = await begun(start, listeners)
     await hearing
     return outcome
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import IO, TYPE_CHECKING
 
-from exec_sandbox import _files, _native, _requests
-from exec_sandbox._streams import Listeners, forward, heard
+from exec_sandbox import _files, _requests
+from exec_sandbox._streams import Listeners, begun, heard
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Awaitable, Callable, Mapping
     from os import PathLike
     from types import TracebackType
 
     from typing_extensions import Self
 
+    from exec_sandbox import _native
     from exec_sandbox.models import ExecutionResult, ExposedPort, FileInfo
 
 
@@ -36,14 +37,7 @@ class Session:
     ) -> Self:
         if not listeners:
             return cls(await start(None))
-        stream = _native.OutputStream()
-        starting = start(stream)
-        hearing = asyncio.ensure_future(forward(stream, listeners))
-        try:
-            return cls(await starting, hearing)
-        except BaseException:
-            await hearing
-            raise
+        return cls(*await begun(start, listeners))
 
     @property
     def closed(self) -> bool:
