@@ -72,7 +72,9 @@ class Listeners:
             return
         try:
             callback(text)
-        except Exception:
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:  # that of a task that was cancelled, which it looked at, is one
             _logger.exception("a callback raised, and is not called again for this execution")
             del self._callbacks[stream]
 
@@ -89,8 +91,15 @@ async def begun(
 ) -> tuple[_Result, asyncio.Future[None]]:
     """What `start` comes to, and the task in which its listeners hear what is still to come."""
     stream = _native.OutputStream()
-    result = start(stream)
+    result = asyncio.ensure_future(start(stream))
     hearing = asyncio.ensure_future(forward(stream, listeners))
+
+    def call_off(hearing: asyncio.Future[None]) -> None:
+        # What nobody takes would wait in the guest for ever.
+        if hearing.cancelled() or hearing.exception() is not None:
+            result.cancel()
+
+    hearing.add_done_callback(call_off)
     try:
         return await result, hearing
     except asyncio.CancelledError:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import IO, TYPE_CHECKING
 
 from exec_sandbox import _files, _requests
 from exec_sandbox._streams import Listeners, begun, heard
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Awaitable, Callable, Mapping
     from os import PathLike
     from types import TracebackType
@@ -139,4 +139,5 @@ class Session:
         """Ends it; returns when its VM is confirmed dead. May be called again."""
         await self._native.close()
         if self._hearing is not None:
-            await self._hearing
+            # However that ends: what came of the boot log is no part of an end.
+            await asyncio.wait({self._hearing})
