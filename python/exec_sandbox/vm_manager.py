@@ -100,7 +100,8 @@ class VmManager:
         )
         spec["tenant_id"], spec["task_id"] = tenant_id, task_id
         vm = QemuVM(await self._native.create_vm(spec), Language(_requests.name(language)))
-        self._vms[vm.vm_id] = vm
+        # Those that have ended since, in whatever way, are let go, and with them the descriptors of their processes.
+        self._vms = {**self.get_active_vms(), vm.vm_id: vm}
         return vm
 
     async def destroy_vm(self, vm: QemuVM) -> bool:

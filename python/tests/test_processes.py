@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import statistics
-from typing import TYPE_CHECKING
+import weakref
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+from unittest.mock import AsyncMock
 
 import psutil
 import pytest
@@ -16,6 +20,40 @@ from exec_sandbox.vm_manager import VmManager
 
 if TYPE_CHECKING:
     from exec_sandbox.qemu_vm import QemuVM
+
+
+class _Native:
+    """A VM that is none. It is its process as well."""
+
+    gateway = None
+    exposed_ports = ()
+    boot: ClassVar[dict[str, Any]] = {
+        "origin": "cold",
+        "prepare": 0,
+        "spawn": 0,
+        "guest_wait": 0,
+        "gateway_start": None,
+    }
+
+    def __init__(self, vm_id: str) -> None:
+        self.vm_id = vm_id
+        self.process = self
+        self.lives = True
+
+    def is_alive(self) -> bool:
+        return self.lives
+
+
+async def test_a_manager_lets_go_of_vms_that_have_ended_and_of_no_others() -> None:
+    made = [_Native(f"vm-{number}") for number in range(3)]
+    manager = VmManager(Settings())
+    manager._native = cast("Any", SimpleNamespace(create_vm=AsyncMock(side_effect=made)))
+    handles = [weakref.ref(await manager.create_vm("raw", "tenant", "task")) for _ in made[:2]]
+    made[0].lives = False
+    await manager.create_vm("raw", "tenant", "task")
+    gc.collect()
+    assert [handle() is None for handle in handles] == [True, False]
+    assert set(manager.get_active_vms()) == {"vm-1", "vm-2"}
 
 
 async def _cpu_percent(process: psutil.Process, samples: int) -> list[float]:
