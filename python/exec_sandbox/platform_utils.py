@@ -68,7 +68,11 @@ class ProcessWrapper:
 
     async def wait_with_timeout(self, timeout: float) -> int | None:
         """The same, for at most `timeout` seconds; raises `TimeoutError`."""
-        return await asyncio.wait_for(self._native.ended(), timeout)
+        try:
+            return await asyncio.wait_for(self._native.ended(), timeout)
+        except asyncio.TimeoutError as late:
+            # Before Python 3.11 it is another one.
+            raise TimeoutError(f"process {self.pid} has not ended within {timeout} s") from late
 
     async def terminate(self) -> None:
         """Sends it SIGTERM. Of a VM, that is its end: prefer `QemuVM.destroy`."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import IO, TYPE_CHECKING
 
 from exec_sandbox import _files, _native, _requests, _results
 from exec_sandbox._streams import Listeners, heard
+from exec_sandbox.exceptions import SandboxError
 from exec_sandbox.platform_utils import ProcessWrapper
 
 if TYPE_CHECKING:
@@ -23,8 +25,10 @@ class GuestChannel:
         self._native = native
 
     async def close(self) -> None:
-        """Lets the connection go. Closing what is closed does nothing."""
-        await self._native.close_channel()
+        """Lets the connection go. Closing what is closed does nothing, and that of a VM that has ended is."""
+        # All that it may say is that the VM has ended.
+        with contextlib.suppress(SandboxError):
+            await self._native.close_channel()
 
     async def connect(self) -> None:
         """Connects again; returns when the agent has answered. An execution would do so by itself."""

@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from exec_sandbox import SandboxError, VmTransientError
+from exec_sandbox.platform_utils import ProcessWrapper
+from exec_sandbox.qemu_vm import GuestChannel
 from exec_sandbox.resource_cleanup import cleanup_vm_processes
 from exec_sandbox.settings import Settings
 from exec_sandbox.vm_manager import VmManager
@@ -38,10 +40,17 @@ class _Native:
     def __init__(self, vm_id: str) -> None:
         self.vm_id = vm_id
         self.process = self
+        self.pid = 1
         self.lives = True
 
     def is_alive(self) -> bool:
         return self.lives
+
+    async def close_channel(self) -> None:
+        raise VmTransientError("using a VM that has ended")
+
+    def ended(self) -> None:
+        pass
 
 
 async def test_a_manager_lets_go_of_vms_that_have_ended_and_of_no_others() -> None:
@@ -67,6 +76,21 @@ async def _cpu_percent(process: psutil.Process, samples: int) -> list[float]:
 
 def _highest_median(percents: list[list[float]]) -> float:
     return max(statistics.median(of_one) for of_one in percents)
+
+
+async def test_the_channel_of_a_vm_that_has_ended_is_closed() -> None:
+    await GuestChannel(cast("Any", _Native("vm-1"))).close()
+
+
+@pytest.mark.parametrize("kind", [asyncio.TimeoutError, LookupError])
+async def test_a_wait_that_is_too_long_is_a_timeout_error_whatever_that_of_asyncio_is(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    late = SimpleNamespace(TimeoutError=kind, wait_for=AsyncMock(side_effect=kind))
+    monkeypatch.setattr("exec_sandbox.platform_utils.asyncio", late)
+    native: Any = _Native("vm-1")
+    with pytest.raises(TimeoutError, match="within 1 s"):
+        await ProcessWrapper(native, native).wait_with_timeout(1)
 
 
 @pytest.mark.vm
@@ -111,6 +135,7 @@ async def _ends_are_confirmed(vms: list[QemuVM], processes: list[psutil.Process]
         assert vm.process.returncode is not None
         with pytest.raises(VmTransientError):
             await vm.execute("print(1)")
+        await vm.channel.close()
 
 
 @pytest.mark.vm
