@@ -161,12 +161,15 @@ async def _round_trips(session: Session, data: bytes, tmp_path: Path) -> None:
     into = io.BytesIO()
     out = tmp_path / "out"
     out.write_bytes(b"old")
+    # As neither a temporary file nor the mask of the process would have it.
+    out.chmod(0o602)
     link = tmp_path / "link"
     link.symlink_to(out)
     await session.read_file("b", destination=into)
     await session.read_file("a/nested/file", destination=link)
     assert into.getvalue() == out.read_bytes() == data
     assert link.is_symlink()
+    assert out.stat().st_mode & 0o777 == 0o602
     with (tmp_path / "raw").open("wb", buffering=0) as unbuffered:
         await session.read_file("c", destination=unbuffered)
     assert (tmp_path / "raw").read_bytes() == data

@@ -4,7 +4,9 @@
 //! File-like objects are called off the threads that drive VMs, one piece at a time, so a large one takes little memory.
 
 use std::{
+    fs::Permissions,
     io,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -30,6 +32,9 @@ const PIECE_BYTES: usize = 256 * 1024;
 
 /// Permissions of a file that may be executed.
 const EXECUTABLE: u32 = 0o755;
+
+/// The part of a file's mode that says who may do what. What runs as its owner whoever starts it is not for a guest to write.
+const ACCESS: u32 = 0o777;
 
 /// EISDIR of Linux and macOS.
 const IS_A_DIRECTORY: i32 = 21;
@@ -96,20 +101,20 @@ async fn read_into_file(guest: &Guest, path: &Path, destination: &Path) -> Resul
     let failed = |error| Failure::File(error, destination.display().to_string());
     // Through links, to what they lead to: a link stays a link.
     let place = tokio::fs::canonicalize(destination).await.unwrap_or_else(|_new| destination.to_owned());
-    match tokio::fs::metadata(&place).await {
+    let kept = match tokio::fs::metadata(&place).await {
         Ok(there) if there.is_dir() => return Err(failed(io::Error::from_raw_os_error(IS_A_DIRECTORY))),
         // A device or a pipe is written to, never replaced.
         Ok(there) if !there.is_file() => {
             let device = tokio::fs::OpenOptions::new().write(true).open(&place).await.map_err(failed)?;
             return Ok(guest.read_file(path, device).await?);
         }
-        _ => {}
-    }
+        there => there.ok().map(|there| there.mode() & ACCESS),
+    };
     let directory = match place.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
     };
-    let made = blocking(move || new_file_in(&directory)).await.and_then(|made| made).map_err(failed)?;
+    let made = blocking(move || new_file_in(&directory, kept)).await.and_then(|made| made).map_err(failed)?;
     let (file, temporary) = made.into_parts();
     let size = guest.read_file(path, tokio::fs::File::from_std(file)).await?;
     let persist = move || temporary.persist(&place).map_err(|error| error.error);
@@ -117,13 +122,18 @@ async fn read_into_file(guest: &Guest, path: &Path, destination: &Path) -> Resul
     Ok(size)
 }
 
-fn new_file_in(directory: &Path) -> io::Result<tempfile::NamedTempFile> {
-    use std::os::unix::fs::PermissionsExt as _;
+/// A file that takes another's place with the permissions that one had, if there is one.
+fn new_file_in(directory: &Path, kept: Option<u32>) -> io::Result<tempfile::NamedTempFile> {
     // What a temporary file says of a directory that is not there has no number.
     std::fs::metadata(directory)?;
     // The permissions that `open` would give: the process's mask takes away what it does not want.
-    let permissions = std::fs::Permissions::from_mode(0o666);
-    tempfile::Builder::new().prefix(".exec-sandbox-").permissions(permissions).tempfile_in(directory)
+    let permissions = Permissions::from_mode(kept.unwrap_or(0o666));
+    let made = tempfile::Builder::new().prefix(".exec-sandbox-").permissions(permissions).tempfile_in(directory)?;
+    if let Some(kept) = kept {
+        // The mask had its say when the other was made.
+        made.as_file().set_permissions(Permissions::from_mode(kept))?;
+    }
+    Ok(made)
 }
 
 /// A stream of what `reader.read` returns. What it raises is the stream's error.
