@@ -28,10 +28,8 @@ def memory_snapshots() -> Path:
     return get_cache_dir() / "memory-snapshots"
 
 
-class SchedulerConfig(BaseModel):
-    """The configuration of a `Scheduler`. It does not change; `model_copy(update=…)` makes another one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Choices(BaseModel):
+    """What may be chosen: the fields that configurations and settings have in common."""
 
     warm_pool_size: int = Field(default=0, ge=0, description="VMs of each language that are kept ready.")
     default_memory_mb: int = Field(
@@ -102,6 +100,12 @@ class SchedulerConfig(BaseModel):
         default=None,
         description="Certificates, in PEM, that indexes are known by; None: the environment's, else this host's.",
     )
+
+
+class SchedulerConfig(Choices):
+    """The configuration of a `Scheduler`. It does not change; `model_copy(update=…)` makes another one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     def __hash__(self) -> int:
         """Of all fields but those that have no hash."""

@@ -4,37 +4,20 @@ import platform
 from pathlib import Path
 
 from pydantic import Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from exec_sandbox import config, constants
+from exec_sandbox import config
 
-# Whose names differ from those of the configuration.
-_RENAMED = {"base_images_dir": "images_dir"}
+# The Rust half reads them, in a form of their own, for languages of which nothing is chosen here.
+_READ_BELOW = {"exec_sandbox_registries", "exec_sandbox_package_indexes"}
 
 
-class Settings(BaseSettings):
+class Settings(BaseSettings, config.Choices):
     """What a `VmManager` is started with. Other names are ignored, so that settings of a program may be passed on."""
 
     model_config = SettingsConfigDict(env_prefix="EXEC_SANDBOX_", env_ignore_empty=True, extra="ignore")
 
-    base_images_dir: Path | None = Field(
-        default=None, description="Where images are; None: $EXEC_SANDBOX_IMAGES_DIR, else `images` in the cache."
-    )
-    disk_snapshot_cache_dir: Path = Field(
-        default_factory=config.disk_snapshots, description="Where installed packages are kept."
-    )
-    memory_snapshot_cache_dir: Path = Field(
-        default_factory=config.memory_snapshots, description="Where snapshots of memory are."
-    )
-    s3_bucket: str | None = Field(default=None, description="The bucket that packages and snapshots are shared in.")
-    s3_region: str = Field(default="us-east-1", description="The bucket's region.")
-    max_concurrent_s3_uploads: config.S3Uploads = Field(default=4, description="What is uploaded at once.")
-    memory_overcommit_ratio: config.MemoryOvercommitRatio = constants.DEFAULT_MEMORY_OVERCOMMIT_RATIO
-    cpu_overcommit_ratio: config.CpuOvercommitRatio = constants.DEFAULT_CPU_OVERCOMMIT_RATIO
-    host_memory_reserve_ratio: config.HostMemoryReserveRatio = constants.DEFAULT_HOST_MEMORY_RESERVE_RATIO
-    host_cpu_reserve_cores: config.HostCpuReserveCores = constants.DEFAULT_HOST_CPU_RESERVE_CORES
-    auto_download_assets: bool = Field(default=True, description="Whether a missing image is downloaded.")
-    assets_url: str | None = Field(default=None, description="Where from: a base URL or a directory.")
+    base_images_dir: Path | None = Field(default=None, description="Where images are; it comes before `images_dir`.")
     force_emulation: bool = Field(default=False, description="Software emulation, whatever the host has.")
     qemu_bin_x86: Path | None = Field(
         default=None, description="QEMU for x86_64; None: the image's, else that of the PATH."
@@ -43,6 +26,23 @@ class Settings(BaseSettings):
         default=None, description="QEMU for aarch64; None: the image's, else that of the PATH."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Those of all settings; of the environment, what the Rust half does not read itself."""
+        if isinstance(env_settings, EnvSettingsSource):
+            variables = env_settings.env_vars.items()
+            env_settings.env_vars = {name: value for name, value in variables if name.lower() not in _READ_BELOW}
+        return super().settings_customise_sources(
+            settings_cls, init_settings, env_settings, dotenv_settings, file_secret_settings
+        )
+
     @property
     def qemu_bin(self) -> Path | None:
         """QEMU for this machine."""
@@ -50,6 +50,8 @@ class Settings(BaseSettings):
 
     def to_scheduler_config(self) -> config.SchedulerConfig:
         """The configuration of a scheduler with the same choices; what was not chosen is the configuration's default."""
-        chosen = {_RENAMED.get(name, name): getattr(self, name) for name in self.model_fields_set}
-        known = config.SchedulerConfig.model_fields
-        return config.SchedulerConfig(**{name: value for name, value in chosen.items() if name in known})
+        known = config.Choices.model_fields.keys()
+        chosen = {name: getattr(self, name) for name in self.model_fields_set & known}
+        if self.base_images_dir is not None:
+            chosen["images_dir"] = self.base_images_dir
+        return config.SchedulerConfig(**chosen)

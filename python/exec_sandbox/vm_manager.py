@@ -75,7 +75,7 @@ class VmManager:
             language: Of its executions.
             tenant_id: On whose behalf it runs, for listings and logs: 1 to 128 letters, digits, `_` and `-`.
             task_id: What it runs for; of the same form.
-            memory_mb: Memory in MiB, at least 128. None: 192.
+            memory_mb: Memory in MiB, at least 128. None: the settings'.
             allow_network: Whether it reaches the network.
             allowed_domains: Which domains; see `Scheduler.run`.
             packages: What is installed in it, each pinned; see `Scheduler.run`.

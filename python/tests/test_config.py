@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,35 @@ BOUNDS: dict[str, tuple[float, float | None]] = {
     "host_memory_reserve_ratio": (0.01, 0.5),
     "host_cpu_reserve_cores": (0.0, 16.0),
 }
+# Of each field something that is no default.
+OTHERS: dict[str, Any] = {
+    "warm_pool_size": 2,
+    "default_memory_mb": 256,
+    "default_timeout_seconds": 60,
+    "session_idle_timeout_seconds": 600,
+    "images_dir": "/i",
+    "disk_snapshot_cache_dir": "/d",
+    "memory_snapshot_cache_dir": "/m",
+    "s3_bucket": "bucket",
+    "s3_region": "eu-central-1",
+    "s3_prefix": "mine/",
+    "max_concurrent_s3_uploads": 8,
+    "memory_overcommit_ratio": 1.5,
+    "cpu_overcommit_ratio": 3.5,
+    "host_memory_reserve_ratio": 0.1,
+    "host_cpu_reserve_cores": 1.5,
+    "enable_package_validation": False,
+    "auto_download_assets": False,
+    "assets_url": "https://example.com/a",
+    "network_exceptions": ["10.0.0.0/8"],
+    "resolvers": ["192.0.2.1:53"],
+    "registries": {"python": ["packages.example"]},
+    "package_indexes": {"python": "https://mirror.example/simple/"},
+    "package_ca": "/ca.pem",
+}
+# The variables have a form of their own, and the Rust half reads them.
+READ_BELOW = {"registries": "python=packages.example", "package_indexes": "python=https://mirror.example/simple/"}
+
 RATIOS = [name for name, (least, _) in BOUNDS.items() if isinstance(least, float)]
 
 
@@ -190,6 +220,38 @@ def test_settings_without_an_environment_choose_nothing() -> None:
     assert Settings().to_scheduler_config().model_fields_set == set()
 
 
+def test_settings_have_every_field_of_the_configuration_and_some_of_their_own() -> None:
+    own = {"base_images_dir", "force_emulation", "qemu_bin_x86", "qemu_bin_arm"}
+    assert Settings.model_fields.keys() - own == SchedulerConfig.model_fields.keys() == DEFAULTS.keys() == OTHERS.keys()
+    for name, field in SchedulerConfig.model_fields.items():
+        assert repr(Settings.model_fields[name]) == repr(field)
+
+
+@pytest.mark.parametrize(("name", "value"), OTHERS.items())
+def test_a_setting_is_passed_on(monkeypatch: pytest.MonkeyPatch, name: str, value: Any) -> None:
+    expected = SchedulerConfig(**{name: value})
+    assert expected != SchedulerConfig()
+    assert Settings(**{name: value}).to_scheduler_config() == expected
+    if name not in READ_BELOW:
+        text = value if isinstance(value, str) else json.dumps(value)
+        monkeypatch.setenv(f"EXEC_SANDBOX_{name.upper()}", text)
+        assert Settings().to_scheduler_config() == expected
+
+
+@pytest.mark.parametrize(("name", "text"), READ_BELOW.items())
+def test_a_variable_that_the_rust_half_reads_is_left_to_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.setenv(f"EXEC_SANDBOX_{name.upper()}", text)
+    assert Settings().to_scheduler_config().model_fields_set == set()
+    assert Settings(**{name: OTHERS[name]}).to_scheduler_config() == SchedulerConfig(**{name: OTHERS[name]})
+
+
+def test_the_directory_of_base_images_comes_first() -> None:
+    settings = Settings(base_images_dir="/b", images_dir="/i")
+    assert settings.to_scheduler_config() == SchedulerConfig(images_dir="/b")
+
+
 def test_settings_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXEC_SANDBOX_BASE_IMAGES_DIR", "/i")
     monkeypatch.setenv("EXEC_SANDBOX_CPU_OVERCOMMIT_RATIO", "3.5")
@@ -208,7 +270,7 @@ def test_settings_that_are_given_come_before_the_environment(monkeypatch: pytest
     assert Settings(assets_url="https://example.com/b").to_scheduler_config().assets_url == "https://example.com/b"
 
 
-@pytest.mark.parametrize("name", BOUNDS.keys() & Settings.model_fields.keys())
+@pytest.mark.parametrize("name", BOUNDS)
 def test_settings_have_the_bounds_of_the_configuration(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(f"EXEC_SANDBOX_{name.upper()}", str(BOUNDS[name][0] - 1))
     with pytest.raises(ValidationError, match=name):
