@@ -2,6 +2,9 @@
 //!
 //! Each finding is a function of its own, so that `doctor` can report one that fails where the scheduler has to stop at it.
 
+#[cfg(test)]
+mod pretend;
+
 use std::{
     fs::{self, File},
     io,

@@ -4,7 +4,10 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
 use tracing::info;
 
 use crate::{
@@ -39,6 +42,8 @@ pub struct VmManager {
     admission: Admission,
     /// `None`: nothing is started ahead of need.
     pool: Option<Arc<Pool>>,
+    /// Ends the pool, whose keeper would have it for ever.
+    _pool_ends: DropGuard,
 }
 
 impl VmManager {
@@ -67,8 +72,13 @@ impl VmManager {
         let common = Common { config: Arc::new(config), host: Arc::new(host), alive, closing };
         let layers = Arc::clone(&common.host.layers);
         drop(common.alive.spawn_blocking(move || layers.tidy()));
-        let pool = Pool::start(&common, &admission);
-        Ok(Self { common, admission, pool })
+        Ok(Self::of(common, admission))
+    }
+
+    fn of(common: Common, admission: Admission) -> Self {
+        let end = common.closing.child_token();
+        let pool = Pool::start(&common, &admission, end.clone());
+        Self { common, admission, pool, _pool_ends: end.drop_guard() }
     }
 
     /// The configuration that it was started with, and what the environment says of packages beside it.
@@ -206,3 +216,6 @@ async fn examine(settings: Settings) -> Result<Host, Error> {
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

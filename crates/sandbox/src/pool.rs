@@ -53,8 +53,8 @@ enum Lack {
 }
 
 impl Pool {
-    /// Begins to fill a pool, unless the configuration wants none.
-    pub(crate) fn start(common: &Common, admission: &Admission) -> Option<Arc<Self>> {
+    /// Begins to fill a pool, unless the configuration wants none. It is kept until `end`, and then all that is idle in it is ended.
+    pub(crate) fn start(common: &Common, admission: &Admission, end: CancellationToken) -> Option<Arc<Self>> {
         let most = common.config.warm_pool_size;
         if most == 0 && !common.host.blanks.are_lacking() {
             return None;
@@ -62,7 +62,7 @@ impl Pool {
         let (common, admission) = (common.clone(), admission.clone());
         let pool = Self { most, common, admission, ready: Mutex::default(), is_full: watch::Sender::new(false) };
         let pool = Arc::new(pool);
-        pool.common.alive.spawn(Arc::clone(&pool).keep());
+        pool.common.alive.spawn(Arc::clone(&pool).keep(end));
         Some(pool)
     }
 
@@ -113,8 +113,8 @@ impl Pool {
         }
     }
 
-    async fn keep(self: Arc<Self>) {
-        let Common { closing, host, .. } = &self.common;
+    async fn keep(self: Arc<Self>, end: CancellationToken) {
+        let host = &self.common.host;
         let mut rest = FIRST_REST;
         loop {
             self.forget_the_dead();
@@ -135,11 +135,11 @@ impl Pool {
             };
             tokio::select! {
                 biased;
-                () = closing.cancelled() => break,
+                () = end.cancelled() => break,
                 () = next => {}
             }
         }
-        // Their owners end them: all VMs are to end.
+        // Dropped, they are ended by their owners.
         self.ready().clear();
         host.blanks.clear().await;
     }
@@ -173,7 +173,7 @@ impl Pool {
             Lack::Ready(language) => {
                 let vm = self.make(language).await?;
                 debug!(vm_id = vm.vm_id(), %language, "a VM is ready");
-                self.ready().entry(language).or_default().push_back(vm);
+                self.put(vm);
                 Ok(())
             }
             Lack::Blank => {
@@ -195,6 +195,11 @@ impl Pool {
             vm.run(ValidExec::rehearsal(language, EXERCISE_TIMEOUT), None).await?;
         }
         Ok(vm)
+    }
+
+    /// Keeps a VM for whoever asks.
+    pub(crate) fn put(&self, vm: QemuVm) {
+        self.ready().entry(vm.language()).or_default().push_back(vm);
     }
 
     fn forget_the_dead(&self) {

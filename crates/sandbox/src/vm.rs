@@ -53,6 +53,8 @@ use crate::{
 use executions::Wish;
 use grave::{DestroyReply, Grave};
 use inbox::Outlet;
+#[cfg(test)]
+pub(crate) use supervisor::tests::Fixture;
 use supervisor::{Desk, Finale};
 use traffic::Network;
 pub(crate) use traffic::Traffic;

@@ -442,4 +442,4 @@ async fn until(due: Option<Instant>) {
 pub(super) type Finale = Result<Executed, Error>;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -20,21 +20,21 @@ mod link;
 const BOOT_ID: &[u8] = b"the boot";
 
 /// A VM whose QEMU is a shell and whose guest is this test.
-struct Fixture {
-    vm: Arc<QemuVm>,
+pub(crate) struct Fixture {
+    pub(crate) vm: Arc<QemuVm>,
     /// At the other end of the first connection.
     guest: Guest,
     /// Where further connections come.
     listener: UnixListener,
     closing: CancellationToken,
     /// Ends once the VM is dead.
-    owner: JoinHandle<()>,
+    pub(crate) owner: JoinHandle<()>,
     root: tempfile::TempDir,
     _monitor: tokio::net::UnixStream,
 }
 
 impl Fixture {
-    async fn new(script: &str) -> Self {
+    pub(crate) async fn new(script: &str) -> Self {
         Self::admitted_by(&one_core(), script).await
     }
 

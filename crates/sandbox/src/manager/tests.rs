@@ -1,0 +1,73 @@
+//! The manager and its pool, with scripts in QEMU's place.
+
+use std::fs;
+
+use tokio::time::timeout;
+
+use super::*;
+use crate::{SchedulerConfig, admission::tests::one_core, host::Host, vm::Fixture};
+
+/// Long enough for a busy machine to start or end a script.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A QEMU that waits to be killed, of which the guest says nothing.
+const SILENT: &str = "exec sleep 1000";
+
+/// A manager, and where its VMs are.
+struct World {
+    manager: VmManager,
+    root: tempfile::TempDir,
+}
+
+impl World {
+    /// With a pool of one blank.
+    fn new(admission: Admission) -> Self {
+        let root = tempfile::tempdir().expect("a temporary directory");
+        let common = Common {
+            config: Arc::new(SchedulerConfig::default()),
+            host: Arc::new(Host::pretend(root.path(), 1)),
+            alive: TaskTracker::new(),
+            closing: CancellationToken::new(),
+        };
+        Self { manager: VmManager::of(common, admission), root }
+    }
+
+    async fn full(admission: Admission) -> Self {
+        let world = Self::new(admission);
+        world.manager.wait_pool_ready(PATIENCE).await.expect("it is filled");
+        world
+    }
+
+    fn pool(&self) -> &Pool {
+        self.manager.pool.as_ref().expect("it is to keep a blank")
+    }
+
+    fn keep(&self, vm: Arc<QemuVm>) {
+        self.pool().put(Arc::into_inner(vm).expect("nobody else has it"));
+    }
+}
+
+/// VMs that have a directory, blanks included.
+fn vms(root: &tempfile::TempDir) -> usize {
+    let entries = fs::read_dir(root.path().join("run")).expect("it is there").flatten();
+    entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("vm-")).count()
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(PATIENCE, future).await.expect("it is over long before")
+}
+
+#[tokio::test]
+async fn a_manager_that_is_dropped_ends_what_its_pool_keeps_and_nothing_else() {
+    let world = World::full(one_core()).await;
+    let idle = Fixture::new(SILENT).await;
+    world.keep(idle.vm);
+    let Common { alive, closing, .. } = world.manager.common.clone();
+    assert_eq!(vms(&world.root), 1, "a blank waits");
+    drop(world.manager);
+    in_time(idle.owner).await.expect("no panic");
+    alive.close();
+    in_time(alive.wait()).await;
+    assert_eq!(vms(&world.root), 0);
+    assert!(!closing.is_cancelled(), "whoever holds a VM keeps it");
+}
