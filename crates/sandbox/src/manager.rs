@@ -167,7 +167,7 @@ impl VmManager {
             host::blocking("finding the gateway", move || host.gateway().map(drop)).await?;
         }
         if let Some(pool) = &self.pool
-            && let Some(vm) = pool.take(&spec).await
+            && let Some(vm) = pool.take(&spec, off).await?
         {
             return Ok(vm);
         }

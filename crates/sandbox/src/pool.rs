@@ -18,7 +18,7 @@ use crate::{
     Error, ErrorKind, Language, QemuVm,
     admission::{Admission, Priority},
     request::{ValidExec, ValidVm},
-    vm::Common,
+    vm::{Common, called_off},
 };
 
 /// After a failure the next try is later: from this long, twice as long each time, to at most so long.
@@ -27,6 +27,10 @@ const LAST_REST: Duration = Duration::from_secs(60);
 
 /// How long nothing is made after a VM was taken: whoever took it runs meanwhile, and most programs are short.
 const COURTESY: Duration = Duration::from_millis(25);
+
+/// How long an idle VM may take to answer whoever wants it; it takes a millisecond or two. Where one takes longer the machine is
+/// overloaded, and the next would too.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the program may take that exercises a VM.
 const EXERCISE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -66,20 +70,32 @@ impl Pool {
         Some(pool)
     }
 
-    /// A VM that may be `spec`, if there is one that answers.
-    pub(crate) async fn take(&self, spec: &ValidVm) -> Option<QemuVm> {
-        let ValidVm { memory_mib, layer: None, network: None, boot_log: None, .. } = spec else { return None };
+    /// A VM that may be `spec`, if there is one that answers. Called `off`, it returns when the one that was asked is gone.
+    pub(crate) async fn take(&self, spec: &ValidVm, off: &CancellationToken) -> Result<Option<QemuVm>, Error> {
+        let ValidVm { memory_mib, layer: None, network: None, boot_log: None, .. } = spec else { return Ok(None) };
         if *memory_mib != self.common.config.default_memory_mib {
-            return None;
+            return Ok(None);
         }
-        loop {
-            let mut vm = self.take_first(spec.language)?;
-            match vm.claim(&self.common.host, spec).await {
-                Ok(()) => return Some(vm),
-                // Dropped, it is ended.
-                Err(error) => warn!(vm_id = vm.vm_id(), %error, "a VM of the pool does not answer"),
+        while let Some(mut vm) = self.take_first(spec.language) {
+            let claimed = tokio::select! {
+                biased;
+                claimed = timeout(CLAIM_PATIENCE, vm.claim(&self.common.host, spec)) => claimed,
+                () = off.cancelled() => {
+                    vm.destroy().await?;
+                    return Err(called_off());
+                }
+            };
+            // One that is dropped is ended.
+            match claimed {
+                Ok(Ok(())) => return Ok(Some(vm)),
+                Ok(Err(error)) => warn!(vm_id = vm.vm_id(), %error, "a VM of the pool cannot be used"),
+                Err(_elapsed) => {
+                    warn!(vm_id = vm.vm_id(), "a VM of the pool does not answer in time");
+                    break;
+                }
             }
         }
+        Ok(None)
     }
 
     /// Lets the oldest of the largest stock go, for its memory is needed. `false`: there is none.

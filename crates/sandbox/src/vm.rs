@@ -60,9 +60,6 @@ use traffic::Network;
 pub(crate) use traffic::Traffic;
 use transfers::FileEnd;
 
-/// How long a VM that is idle may take to answer whoever wants it; it takes a millisecond or two. Another one takes its place.
-const CLAIM_PATIENCE: Duration = Duration::from_secs(1);
-
 /// A VM. One task owns it and this is a handle: dropped, the VM is torn down in the background.
 ///
 /// Its methods may be called from several tasks at once. Executions follow each other in the order of asking; everything else is
@@ -330,18 +327,13 @@ impl QemuVm {
         Ok(asked.elapsed())
     }
 
-    /// Makes a VM that was made ahead of need the one that `spec` asks for, once its agent has answered.
+    /// Makes a VM that was made ahead of need the one that `spec` asks for, once its agent has answered. It is of no more use when the
+    /// future is dropped.
     pub(crate) async fn claim(&mut self, host: &Host, spec: &ValidVm) -> Result<(), Error> {
         let (asked, (reply, answer)) = (Instant::now(), oneshot::channel());
         let details = Box::new(phases::details(host, spec));
-        let claimed = async {
-            self.ask(Request::Claim { details, idle_timeout: spec.idle_timeout, reply }).await?;
-            answer.await.map_err(|_lost| unreachable(&self.id))
-        };
-        match tokio::time::timeout(CLAIM_PATIENCE, claimed).await {
-            Ok(claimed) => claimed?,
-            Err(_elapsed) => return Err(unreachable(&self.id)),
-        }
+        self.ask(Request::Claim { details, idle_timeout: spec.idle_timeout, reply }).await?;
+        answer.await.map_err(|_lost| unreachable(&self.id))?;
         self.booted = BootTiming { origin: Origin::Ready, prepare: asked.elapsed(), ..BootTiming::default() };
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::fs;
 use tokio::time::timeout;
 
 use super::*;
-use crate::{SchedulerConfig, admission::tests::one_core, host::Host, vm::Fixture};
+use crate::{Language, SchedulerConfig, admission::tests::one_core, host::Host, vm::Fixture};
 
 /// Long enough for a busy machine to start or end a script.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +47,10 @@ impl World {
     }
 }
 
+fn spec() -> ValidVm {
+    ValidVm::plain(Language::Raw, SchedulerConfig::default().default_memory_mib)
+}
+
 /// VMs that have a directory, blanks included.
 fn vms(root: &tempfile::TempDir) -> usize {
     let entries = fs::read_dir(root.path().join("run")).expect("it is there").flatten();
@@ -70,4 +74,40 @@ async fn a_manager_that_is_dropped_ends_what_its_pool_keeps_and_nothing_else() {
     in_time(alive.wait()).await;
     assert_eq!(vms(&world.root), 0);
     assert!(!closing.is_cancelled(), "whoever holds a VM keeps it");
+}
+
+#[tokio::test]
+async fn whoever_finds_one_vm_of_the_pool_too_slow_leaves_the_others_alone() {
+    let world = World::full(one_core()).await;
+    let [dead, slow, other] = [Fixture::new(SILENT).await, Fixture::new(SILENT).await, Fixture::new(SILENT).await];
+    dead.vm.destroy().await.expect("it dies");
+    for vm in [dead.vm, slow.vm, other.vm] {
+        world.keep(vm);
+    }
+    let (never, asked) = (CancellationToken::new(), Instant::now());
+    tokio::time::pause();
+    let taken = world.pool().take(&spec(), &never).await.expect("nothing failed");
+    let waited = asked.elapsed();
+    tokio::time::resume();
+    assert!(taken.is_none(), "its guest says nothing");
+    assert_eq!(waited.as_secs(), 1, "the patience for one of them");
+    in_time(slow.owner).await.expect("no panic");
+    assert!(!other.owner.is_finished());
+}
+
+#[tokio::test]
+async fn whoever_does_not_want_a_vm_of_the_pool_any_more_does_not_wait_for_its_answer() {
+    let world = World::full(one_core()).await;
+    let [one, other] = [Fixture::new(SILENT).await, Fixture::new(SILENT).await];
+    let process = one.vm.process().clone();
+    world.keep(one.vm);
+    world.keep(other.vm);
+    let off = CancellationToken::new();
+    off.cancel();
+    let refused = world.pool().take(&spec(), &off).await.expect_err("it is called off");
+    assert_eq!(refused.kind(), ErrorKind::Closed);
+    assert!(!process.is_alive());
+    let never = CancellationToken::new();
+    timeout(Duration::ZERO, world.pool().take(&spec(), &never)).await.expect_err("its guest says nothing");
+    in_time(other.owner).await.expect("no panic");
 }
