@@ -28,8 +28,11 @@ use crate::{
 /// How long [`VmManager::close`] waits for VMs that are being torn down.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How soon a VM of the pool makes room for a request that waits for memory, and how soon the next one does.
+/// How soon what the pool keeps makes room for a request that waits for memory, and how soon the next of it does.
 const PRESSURE_LOOK: Duration = Duration::from_millis(50);
+
+/// The same when the pool kept nothing: what was being made then may have been put there since.
+const PRESSURE_REST: Duration = Duration::from_secs(1);
 
 /// Makes VMs.
 ///
@@ -183,15 +186,15 @@ impl VmManager {
     async fn admit(&self, charged: Charged) -> Result<Permit, Error> {
         let mut admitted = pin!(self.admission.admit(charged, Priority::Normal));
         let Some(pool) = &self.pool else { return admitted.await };
+        let mut pause = PRESSURE_LOOK;
         loop {
             tokio::select! {
                 biased;
                 permit = &mut admitted => return permit,
-                () = sleep(PRESSURE_LOOK) => {}
+                () = sleep(pause) => {}
             }
-            if self.admission.is_short_of_memory() && !pool.give_up_one() {
-                return admitted.await;
-            }
+            let in_vain = self.admission.is_short_of_memory() && !pool.give_up_one();
+            pause = if in_vain { PRESSURE_REST } else { PRESSURE_LOOK };
         }
     }
 

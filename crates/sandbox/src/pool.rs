@@ -2,7 +2,7 @@
 //!
 //! A keeper makes what is lacking, one after another and behind everybody who waits for a result, and sleeps while nothing is: it is
 //! woken when a VM is taken or ends. Below the pool it keeps a stock of blanks. Whoever takes a VM is given one whose agent has just
-//! answered; one that does not answer is ended. When memory is short what is idle here goes first.
+//! answered; one that does not answer is ended. When memory is short what is idle here goes first, VMs before blanks.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -98,16 +98,19 @@ impl Pool {
         Ok(None)
     }
 
-    /// Lets the oldest of the largest stock go, for its memory is needed. `false`: there is none.
+    /// Lets the oldest of the largest stock go, for its memory is needed, and a blank when no VM is left. `false`: there is none.
     pub(crate) fn give_up_one(&self) -> bool {
         let mut ready = self.ready();
         let largest = ready.values_mut().max_by_key(|stock| stock.len());
         let given_up = largest.and_then(VecDeque::pop_front);
         self.is_full.send_replace(false);
-        if let Some(vm) = &given_up {
-            debug!(vm_id = vm.vm_id(), "a VM of the pool makes room");
+        match &given_up {
+            Some(vm) => {
+                debug!(vm_id = vm.vm_id(), "a VM of the pool makes room");
+                true
+            }
+            None => self.common.host.blanks.give_up_one(&self.common.alive),
         }
-        given_up.is_some()
     }
 
     /// Waits until nothing is lacking.

@@ -35,8 +35,19 @@ impl Live for Fake {
 
 /// For tests of others: room for many VMs, of which one may execute.
 pub(crate) fn one_core() -> Admission {
+    one_core_of(Fake::default())
+}
+
+/// The same on a machine that is busy with other things.
+pub(crate) fn one_busy_core() -> Admission {
+    let machine = Fake::default();
+    machine.becomes(Sample { stalled_percent: Some(90.0), ..Sample::default() });
+    one_core_of(machine)
+}
+
+fn one_core_of(machine: Fake) -> Admission {
     let capacity = Size { memory_mib: 100_000, cpu_millis: 1000 };
-    Admission::with(Budget { capacity, ..BUDGET }, Box::new(Fake::default()))
+    Admission::with(Budget { capacity, ..BUDGET }, Box::new(machine))
 }
 
 fn admission() -> (Arc<Admission>, Fake) {

@@ -5,7 +5,12 @@ use std::fs;
 use tokio::time::timeout;
 
 use super::*;
-use crate::{Language, SchedulerConfig, admission::tests::one_core, host::Host, vm::Fixture};
+use crate::{
+    Language, SchedulerConfig,
+    admission::tests::{one_busy_core, one_core},
+    host::Host,
+    vm::Fixture,
+};
 
 /// Long enough for a busy machine to start or end a script.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -110,4 +115,26 @@ async fn whoever_does_not_want_a_vm_of_the_pool_any_more_does_not_wait_for_its_a
     let never = CancellationToken::new();
     timeout(Duration::ZERO, world.pool().take(&spec(), &never)).await.expect_err("its guest says nothing");
     in_time(other.owner).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_blank_makes_room_on_a_machine_that_is_busy_with_other_things() {
+    let world = World::full(one_busy_core()).await;
+    let _permit = in_time(world.manager.admit(192.into())).await.expect("no VM runs");
+    assert_eq!(vms(&world.root), 0);
+}
+
+#[tokio::test]
+async fn a_vm_that_was_still_being_made_makes_room_when_it_is_in_the_pool() {
+    let admission = one_busy_core();
+    let coming = Fixture::admitted_by(&admission, SILENT).await;
+    let world = World::new(admission);
+    let (permit, ()) = in_time(async {
+        tokio::join!(world.manager.admit(192.into()), async {
+            sleep(4 * PRESSURE_LOOK).await;
+            world.keep(coming.vm);
+        })
+    })
+    .await;
+    permit.expect("no VM runs any more");
 }

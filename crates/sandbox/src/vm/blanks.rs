@@ -9,6 +9,7 @@ use std::{
 };
 
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use super::{
@@ -29,7 +30,7 @@ pub(crate) struct Blanks {
     memory_mib: u32,
     /// None, once no more are to wait.
     waiting: Mutex<Option<VecDeque<Blank>>>,
-    /// Rung when one is taken.
+    /// Rung when one is taken or given up.
     bell: Arc<Notify>,
 }
 
@@ -99,6 +100,22 @@ impl Blanks {
             warn!(vm_id, "a QEMU ended while it waited for its guest");
             end(&vm_id, connected.into_instance()).await;
         }
+    }
+
+    /// Lets the oldest go, for its memory is needed; one of those `alive` ends it. `false`: there is none.
+    pub(crate) fn give_up_one(&self, alive: &TaskTracker) -> bool {
+        let Some(Blank { vm_id, connected, _permit: permit }) = self.waiting().as_mut().and_then(VecDeque::pop_front)
+        else {
+            return false;
+        };
+        debug!(vm_id, "a QEMU without a guest makes room");
+        let bell = Arc::clone(&self.bell);
+        alive.spawn(async move {
+            end(&vm_id, connected.into_instance()).await;
+            drop(permit);
+            bell.notify_one();
+        });
+        true
     }
 
     /// Ends all of them, and whatever comes afterwards.

@@ -38,7 +38,7 @@ impl Fixture {
         Self::admitted_by(&one_core(), script).await
     }
 
-    async fn admitted_by(admission: &Admission, script: &str) -> Self {
+    pub(crate) async fn admitted_by(admission: &Admission, script: &str) -> Self {
         Self::made(admission, script, None).await
     }
 
