@@ -100,9 +100,11 @@ impl Pool {
 
     /// Lets the oldest of the largest stock go, for its memory is needed, and a blank when no VM is left. `false`: there is none.
     pub(crate) fn give_up_one(&self) -> bool {
-        let mut ready = self.ready();
-        let largest = ready.values_mut().max_by_key(|stock| stock.len());
-        let given_up = largest.and_then(VecDeque::pop_front);
+        let given_up = {
+            let mut ready = self.ready();
+            let largest = ready.values_mut().max_by_key(|stock| stock.len());
+            largest.and_then(VecDeque::pop_front)
+        };
         self.is_full.send_replace(false);
         match &given_up {
             Some(vm) => {
