@@ -15,6 +15,8 @@ mod manifest;
 mod parts;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 mod verdict;
 
 use std::{
@@ -269,11 +271,16 @@ impl Layers {
         Ok(published.await.map_err(|panicked| Failure::host(&panicked))??)
     }
 
-    /// What is there, or who is waited for; if there is nobody, the place is taken.
+    /// What is there, and used now, or who is waited for; if there is nobody, the place is taken.
     fn reserve(&self, key: LayerKey) -> Reserved {
         let mut places = self.places();
         match places.get(&key) {
-            Some(Place::There(layer)) => Reserved::There(Arc::clone(layer)),
+            Some(Place::There(layer)) => {
+                let layer = Arc::clone(layer);
+                drop(places);
+                self.store.note_use(key);
+                Reserved::There(layer)
+            }
             // One whose maker has panicked is nobody's.
             Some(Place::Coming(coming)) if coming.has_changed().is_ok() => Reserved::Others(coming.clone()),
             Some(Place::Coming(_)) | None => {

@@ -24,7 +24,7 @@ use super::{
     parts::{LayerKey, LayerParts},
 };
 use crate::{
-    cache_dir::{self, Candidate, Limits, Rule, chain, discard, entries, is_taken, note_use},
+    cache_dir::{self, Candidate, Limits, Rule, chain, discard, entries, is_taken},
     key_lock::{Held, KeyLock},
     private_dir,
 };
@@ -105,7 +105,7 @@ impl Store {
         }
         match self.open(&path, parts) {
             Ok(layer) => {
-                note_use(&path.join(USED));
+                self.note_use(parts.key());
                 Ok(Some(Arc::new(layer)))
             }
             Err(Trouble::Failed(error)) => Err(error),
@@ -118,6 +118,11 @@ impl Store {
                 Ok(None)
             }
         }
+    }
+
+    /// Notes that a layer was used now.
+    pub(crate) fn note_use(&self, key: LayerKey) {
+        cache_dir::note_use(&self.layer_dir(key).join(USED));
     }
 
     /// Begins to make the layer of these parts. `None`: another process or task is making it.

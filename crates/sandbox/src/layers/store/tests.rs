@@ -49,7 +49,8 @@ fn find(store: &Store, parts: &LayerParts) -> Option<Arc<Layer>> {
     store.find(parts).expect("the store works")
 }
 
-fn used(store: &Store, parts: &LayerParts, hours: u32) {
+/// Has the layer of `parts` used so many `hours` ago.
+pub(crate) fn used(store: &Store, parts: &LayerParts, hours: u32) {
     let file = store.layer_dir(parts.key()).join(USED);
     set_modified(&file, SystemTime::now() - hours * HOUR).expect("it is ours");
 }
