@@ -23,7 +23,7 @@ use std::{
     collections::HashMap,
     fs::File,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -119,6 +119,11 @@ impl Layer {
     pub(crate) fn open(&self) -> io::Result<OwnedFd> {
         use std::os::fd::AsRawFd as _;
         Ok(File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))?.into())
+    }
+
+    /// Whether it takes room of the disk only because it is open.
+    fn is_removed(&self) -> bool {
+        self.file.metadata().is_ok_and(|file| file.nlink() == 0)
     }
 }
 
@@ -241,8 +246,7 @@ impl Layers {
         let (set, key) = (draft.parts().set.clone(), draft.parts().key());
         debug!(%key, packages = ?set.requirements(), "packages are installed");
         let authorities = self.sources.authorities()?;
-        let sources = &self.sources;
-        let installation = Installation { workshop, sources, set: &set, authorities, progress };
+        let installation = Installation { workshop, layers: self, set: &set, authorities, progress };
         let mut lost = 0;
         let installed = loop {
             match installation.run(&draft).await {
@@ -289,6 +293,11 @@ impl Layers {
                 Reserved::Own(made, coming)
             }
         }
+    }
+
+    /// Lets those go that are in hand and were removed from the store. Who has one in use keeps it.
+    fn let_go_of_removed(&self) {
+        self.places().retain(|_, place| !matches!(place, Place::There(layer) if layer.is_removed()));
     }
 
     fn places(&self) -> MutexGuard<'_, HashMap<LayerKey, Place>> {

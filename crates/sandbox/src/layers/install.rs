@@ -10,8 +10,8 @@ use tokio::{fs::File, io::BufWriter, sync::mpsc};
 use wire::limits::MAX_EXEC_TIMEOUT;
 
 use super::{
-    Failure,
-    source::{Source, Sources},
+    Failure, Layers,
+    source::Source,
     store::Draft,
     verdict::{self, Refusal},
 };
@@ -55,7 +55,8 @@ pub(crate) struct Workshop {
 #[derive(Debug)]
 pub(super) struct Installation<'a> {
     pub(super) workshop: &'a Workshop,
-    pub(super) sources: &'a Sources,
+    /// Those of which its layer becomes one.
+    pub(super) layers: &'a Layers,
     pub(super) set: &'a PackageSet,
     /// The certificates that registries are known by; `None`: the image's own.
     pub(super) authorities: Option<Vec<u8>>,
@@ -73,7 +74,7 @@ struct Ran {
 impl Installation<'_> {
     /// Installs the set and leaves the layer's content where `draft` wants it. Returns what is in it.
     pub(super) async fn run(&self, draft: &Draft) -> Result<Vec<String>, Failure> {
-        let mut source = self.sources.of(self.set.language())?;
+        let mut source = self.layers.sources.of(self.set.language())?;
         if source.is_to_be_asked {
             source = self.ask(source).await?;
         }
@@ -81,7 +82,7 @@ impl Installation<'_> {
         let installed = async {
             self.install(&vm, &source).await?;
             let installed = self.pack(&vm).await?;
-            take_out(&vm, draft).await?;
+            take_out(&vm, draft, self.layers).await?;
             Ok(installed)
         };
         let installed = installed.await;
@@ -94,7 +95,7 @@ impl Installation<'_> {
         let Workshop { common, admission } = self.workshop;
         let memory_mib = common.config.package_install_memory_mib.unwrap_or(PACKAGE_INSTALL_MEMORY_MIB);
         let spec = ValidVm {
-            network: Some(self.sources.network(source).await?),
+            network: Some(self.layers.sources.network(source).await?),
             task_id: Some("package-install".into()),
             installs: true,
             ..ValidVm::plain(Language::Raw, memory_mib)
@@ -253,9 +254,9 @@ async fn pass_on(mut said: mpsc::Receiver<Output>, mut progress: Option<mpsc::Se
 }
 
 /// Takes the packed layer out, to where `draft` wants it.
-async fn take_out(vm: &QemuVm, draft: &Draft) -> Result<(), Failure> {
+async fn take_out(vm: &QemuVm, draft: &Draft, layers: &Layers) -> Result<(), Failure> {
     let size = vm.stat(PACKED).await?.size;
-    draft.make_room(size)?;
+    draft.make_room(size, || layers.let_go_of_removed())?;
     let path = draft.path();
     let file = create(&path).await.map_err(super::store::StoreError::io("create", &path))?;
     vm.read_file(PACKED, BufWriter::with_capacity(1 << 20, file)).await?;

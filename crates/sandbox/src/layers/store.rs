@@ -259,9 +259,13 @@ impl Draft {
         &self.parts
     }
 
-    /// Finds room for so many bytes, if need be by removing layers that were not used for longest.
-    pub(crate) fn make_room(&self, needed_bytes: u64) -> Result<(), StoreError> {
-        let free = || cache_dir::free_bytes(&self.dir).map_err(StoreError::io("examine", &self.dir));
+    /// Finds room for so many bytes, if need be by removing layers that were not used for longest. `let_go` closes those that are
+    /// removed: until then they take their room.
+    pub(crate) fn make_room(&self, needed_bytes: u64, let_go: impl Fn()) -> Result<(), StoreError> {
+        let free = || {
+            let_go();
+            cache_dir::free_bytes(&self.dir).map_err(StoreError::io("examine", &self.dir))
+        };
         let lacking = needed_bytes.saturating_sub(free()?);
         if lacking > 0 {
             let taken: u64 = self.store.paths().map(|path| cache_dir::allocated_bytes(&path)).sum();

@@ -38,3 +38,15 @@ fn what_is_in_hand_is_used_whenever_it_is_asked_for() {
     assert!(matches!(layers.reserve(key), Reserved::There(_)));
     assert!(age() < HOUR);
 }
+
+#[test]
+fn what_is_removed_for_room_is_in_hand_no_more_when_room_is_looked_for_again() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let layers = layers(dir.path());
+    let (old, new) = (have(&layers, "a==1", 5), have(&layers, "b==1", 0));
+    let is_in_hand = |key| layers.places().contains_key(&key);
+    let draft = layers.store.begin(&parts("c==1")).expect("the store works").expect("it is new");
+    let short = draft.make_room(u64::MAX, || layers.let_go_of_removed()).expect_err("no disk has so much");
+    assert!(short.is_no_room());
+    assert_eq!((is_in_hand(old), is_in_hand(new)), (false, true), "one is used now");
+}
