@@ -5,7 +5,11 @@ use std::time::Duration;
 use exec_sandbox::SchedulerConfig;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{client::Line, frame::Kind, places::Places};
+use super::{
+    client::{Alone, Line},
+    frame::Kind,
+    places::Places,
+};
 use crate::{
     exit::Status,
     failure::{Explanation, Failure},
@@ -33,11 +37,7 @@ async fn gone(places: &Places) -> Result<Option<u32>, Failure> {
     let begun = Instant::now();
     let mut ended = None;
     loop {
-        if let Some(lock) = places.lock()? {
-            // Held, nobody else's socket can be there.
-            lock.clear().map_err(|error| Failure::host("removing the service's socket", error))?;
-            return Ok(ended);
-        }
+        // Asked before the lock is looked at, whose file whoever cleans up may have removed under a service that lives.
         let alone = match Line::to(&places.socket()).await {
             Ok(line) => {
                 ended = Some(line.greeting.pid);
@@ -46,6 +46,13 @@ async fn gone(places: &Places) -> Result<Option<u32>, Failure> {
             }
             Err(alone) => alone,
         };
+        if matches!(alone, Alone::NotUp)
+            && let Some(lock) = places.lock()?
+        {
+            // Held, no service is about to listen there.
+            lock.clear().map_err(|error| Failure::host("removing the service's socket", error))?;
+            return Ok(ended);
+        }
         if begun.elapsed() > PATIENCE {
             return Err(stuck(&alone.reason()));
         }
@@ -65,4 +72,68 @@ fn stuck(why: &str) -> Failure {
         remedy: Some("kill its process, which `sbx ps` names as the owner of its VMs; they end with it".into()),
     };
     Failure::Told { explanation, status: Status::SANDBOX }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{UnixListener, UnixStream};
+
+    use super::{
+        super::{
+            frame::{self, Inlet, MAX_REQUEST_BYTES},
+            identity::Identity,
+            message::{self, Greeting},
+        },
+        *,
+    };
+
+    /// A run directory in which no lock is held, and a socket in it.
+    fn stage() -> (tempfile::TempDir, Places, UnixListener) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let config = SchedulerConfig { run_dir: Some(dir.path().join("run")), ..SchedulerConfig::default() };
+        let places = Places::of(&config).expect("it can be made");
+        let listener = UnixListener::bind(places.socket()).expect("it is new");
+        (dir, places, listener)
+    }
+
+    /// Greets one client as process 7, and does what it asks for.
+    async fn serve(mut client: UnixStream) -> Kind {
+        let (identity, accelerator) = (Identity::pretend("here"), "tcg".into());
+        let greeting = Greeting { identity, pid: 7, accelerator, pool: 1, memory_mib: 192 };
+        let greeting = message::body(&greeting).expect("it is JSON");
+        frame::send(&mut client, Kind::Greeting, &greeting).await.expect("the client reads");
+        let asked = Inlet::new(MAX_REQUEST_BYTES).next(&mut client).await.expect("a client sends frames");
+        frame::send(&mut client, Kind::Done, b"").await.expect("the client reads");
+        asked.expect("it asks").kind
+    }
+
+    #[tokio::test]
+    async fn a_service_whose_lock_was_removed_is_ended() {
+        let (_dir, places, listener) = stage();
+        let service = async {
+            let (client, _) = listener.accept().await.expect("a client comes");
+            drop(listener);
+            serve(client).await
+        };
+        let ending = async { assert_eq!(gone(&places).await.expect("it ends"), Some(7)) };
+        let ((), asked) = tokio::join!(ending, service);
+        assert_eq!(asked, Kind::End);
+        assert!(!places.socket().exists());
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_nobody_answers_is_removed() {
+        let (_dir, places, listener) = stage();
+        drop(listener);
+        assert_eq!(gone(&places).await.expect("there is none"), None);
+        assert!(!places.socket().exists());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_service_that_is_silent_keeps_its_socket() {
+        let (_dir, places, _listener) = stage();
+        let stuck = gone(&places).await.expect_err("it is there").explain();
+        assert!(stuck.causes[0].contains("does not answer"), "{stuck:?}");
+        assert!(places.socket().exists());
+    }
 }
