@@ -200,7 +200,7 @@ fn named(packages: &[String]) -> String {
 }
 
 /// A size in a unit in which it is a number.
-fn bytes(bytes: u64) -> String {
+pub(crate) fn bytes(bytes: u64) -> String {
     match bytes {
         0..1024 => format!("{bytes} B"),
         1024..0x10_0000 => format!("{} KiB", bytes >> 10),

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     args::{ImageArgs, ImageCommand},
+    cache::bytes,
     exit::Status,
     failure::Failure,
     print,
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &ImageArgs) -> Result<Status, Failure> {
     match &args.command {
         ImageCommand::Ls { json } => list(*json),
         ImageCommand::Pull(args) => pull::run(args),
+        ImageCommand::Prune { json } => prune(*json),
     }
 }
 
@@ -48,6 +50,16 @@ fn list(json: bool) -> Result<Status, Failure> {
         print::json(&images.iter().map(entry).collect::<Vec<_>>())?;
     } else {
         print::page(&table(TITLES, &images.iter().map(row).collect::<Vec<_>>()))?;
+    }
+    Ok(Status::SUCCESS)
+}
+
+fn prune(json: bool) -> Result<Status, Failure> {
+    let pruned = exec_sandbox::prune_images(&SchedulerConfig::default())?;
+    if json {
+        print::json(&pruned)?;
+    } else {
+        print::page(&format!("Removed {} files, {}.\n", pruned.files, bytes(pruned.size_bytes)))?;
     }
     Ok(Status::SUCCESS)
 }

@@ -58,6 +58,7 @@ fn help_is_what_was_agreed() {
     insta::assert_snapshot!("help_cache_rm", page(&["cache", "rm", "--help"]));
     insta::assert_snapshot!("help_cache_pin", page(&["cache", "pin", "--help"]));
     insta::assert_snapshot!("help_image_pull", page(&["image", "pull", "--help"]));
+    insta::assert_snapshot!("help_image_prune", page(&["image", "prune", "--help"]));
     insta::assert_snapshot!("help_bench_cold", page(&["bench", "cold", "--help"]));
     insta::assert_snapshot!("help_bench_concurrency", page(&["bench", "concurrency", "--help"]));
 }

@@ -1,4 +1,5 @@
-//! `sbx image pull` from outside: from a directory and from a server, by two processes at once, and what it says when it may not.
+//! `sbx image` from outside: from a directory and from a server, by two processes at once, what it says when it may not, and what is
+//! left of it.
 
 use std::{
     fs,
@@ -141,6 +142,30 @@ fn a_damaged_image_is_mended() {
     let (code, mended) = world.json(&["image", "pull", "--from", "published", "--json"], &[]);
     assert_eq!((code, fetched(&mended)), (Some(0), vec![None, None, Some(4)]));
     assert_eq!(fs::read_to_string(root).expect("it is there"), "root");
+}
+
+#[test]
+fn what_is_left_of_an_image_that_was_replaced_stays_until_somebody_wants_it_gone() {
+    let world = World::new();
+    world.json(&["image", "pull", "--from", "published", "--json"], &[]);
+    let published = world.base().join("standard.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&published).expect("it is there")).expect("it is JSON");
+    manifest["root"] = manifest["kernel"].clone();
+    fs::write(published, manifest.to_string()).expect("it can be written");
+    world.json(&["image", "pull", "--from", "published", "--json"], &[]);
+    fs::write(world.images().join(".partial-left"), "ro").expect("it can be written");
+    let root = world.images().join("blobs").join(BLOBS[2].2);
+    assert!(root.exists(), "whoever has started with it may still need it");
+
+    let prune = || world.json(&["image", "prune", "--json"], &[]);
+    assert_eq!(prune(), (Some(0), json!({ "files": 2, "size_bytes": "root".len() + 2 })));
+    assert!(!root.exists());
+    assert_eq!(prune(), (Some(0), json!({ "files": 0, "size_bytes": 0 })));
+    let (code, pulled) = world.json(&["image", "pull", "--from", "published", "--json"], &[]);
+    assert_eq!((code, fetched(&pulled)), (Some(0), vec![None; 3]), "what the image consists of is there");
+    fs::write(world.images().join("broken.json"), "{").expect("it can be written");
+    let (code, failed) = prune();
+    assert_eq!((code, failed["error"]["kind"].as_str()), (Some(125), Some("asset_damaged")));
 }
 
 #[test]

@@ -1,8 +1,8 @@
-//! The images that are there, for people who choose one.
+//! The images that are there, for people who choose one, and what is left of those that were.
 
 use std::path::PathBuf;
 
-use exec_sandbox_image::ImageStore;
+use exec_sandbox_image::{ImageError, ImageStore, Pruned};
 
 use crate::{Error, ErrorKind, SchedulerConfig, assets, paths::Environment};
 
@@ -22,6 +22,16 @@ pub struct ImageInfo {
     pub size_bytes: u64,
     /// The directory of the store.
     pub path: PathBuf,
+}
+
+/// What [`prune_images`] has removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[non_exhaustive]
+pub struct PrunedImages {
+    /// Number of files.
+    pub files: u64,
+    /// Their length.
+    pub size_bytes: u64,
 }
 
 /// The images in the configured directory, by name.
@@ -47,5 +57,23 @@ pub fn images(config: &SchedulerConfig) -> Result<Vec<ImageInfo>, Error> {
         Error::new(ErrorKind::AssetDamaged, format!("listing the images in {}", settings.images_dir.display()))
             .because(error)
             .remedied_by(assets::remedy(&settings, false))
+    })
+}
+
+/// Removes from the configured directory what no image there consists of: what images were that have been replaced, and what was left by
+/// fetches that were interrupted. Nothing while an image is fetched. It is never done by itself, for a process that has started with an
+/// image makes its VMs with that image's QEMU, and no more without. Blocks.
+///
+/// # Errors
+/// A manifest cannot be read, and nothing is removed; or a file cannot be removed.
+pub fn prune_images(config: &SchedulerConfig) -> Result<PrunedImages, Error> {
+    let settings = config.clone().resolve(&Environment::read())?;
+    let pruned = ImageStore::at(&settings.images_dir).prune();
+    pruned.map(|Pruned { files, size_bytes }| PrunedImages { files, size_bytes }).map_err(|error| {
+        let failed = |kind| Error::new(kind, format!("pruning the images in {}", settings.images_dir.display()));
+        match error {
+            ImageError::Io { .. } => failed(ErrorKind::Host).because(error),
+            _ => failed(ErrorKind::AssetDamaged).because(error).remedied_by(assets::remedy(&settings, false)),
+        }
     })
 }

@@ -57,7 +57,7 @@ pub use config::SchedulerConfig;
 pub use error::{Error, ErrorKind};
 pub use exec_sandbox_gateway::policy::{Cidr, CidrError, Refusal, Refusals};
 pub use exec_sandbox_remote as remote;
-pub use images::{ImageInfo, images};
+pub use images::{ImageInfo, PrunedImages, images, prune_images};
 pub use language::{Language, UnknownLanguage};
 pub use manager::VmManager;
 pub use network::{NotAResolver, parse_resolver};

@@ -8,6 +8,12 @@ again; what was interrupted goes on. Every byte is checked before the image appe
 
 Exit code: 0 the image is there; 2 wrong usage; 125 it could not be had, or is damaged there; 130 interrupted.";
 
+const PRUNE_NOTES: &str = "\
+What no image here consists of goes; while one is fetched, nothing does. A process that has started with an image which was \
+replaced since may make no more VMs: end a service first (`sbx down`).
+
+Exit code: 0 done; 2 wrong usage; 125 an image's manifest cannot be read, so nothing is removed, or something cannot be removed.";
+
 #[derive(Debug, Args)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct ImageArgs {
@@ -26,6 +32,13 @@ pub(crate) enum ImageCommand {
     /// Fetch an image from where images are published, or mend one
     #[command(after_help = PULL_NOTES)]
     Pull(PullArgs),
+    /// Remove what is left of images that were replaced, and of fetches that were interrupted
+    #[command(after_help = PRUNE_NOTES)]
+    Prune {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(Debug, Args)]
