@@ -48,17 +48,20 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_verb; do
     case $__exec_sandbox_env in
         '') ;;
         *)
-            # The variables of this execution, and what they hid.
+            # The variables of this execution, and what they hid: what children were given, and what only this shell knew.
             __exec_sandbox_hidden=()
+            __exec_sandbox_private=()
             __exec_sandbox_added=()
             for __exec_sandbox_pair in "${__exec_sandbox_env[@]}"; do
                 __exec_sandbox_name=${__exec_sandbox_pair%%=*}
                 # A name that no shell variable can have is not passed on, and a read-only variable keeps its value.
                 [[ $__exec_sandbox_name =~ ^[A-Za-z_][A-Za-z0-9_]*$ ]] || \builtin continue
-                if [[ -v $__exec_sandbox_name ]]; then
+                if [[ ! -v $__exec_sandbox_name ]]; then
+                    __exec_sandbox_added+=("$__exec_sandbox_name")
+                elif [[ ${!__exec_sandbox_name@a} == *x* ]]; then
                     __exec_sandbox_hidden+=("$__exec_sandbox_name=${!__exec_sandbox_name}")
                 else
-                    __exec_sandbox_added+=("$__exec_sandbox_name")
+                    __exec_sandbox_private+=("$__exec_sandbox_name=${!__exec_sandbox_name}")
                 fi
                 \builtin export "$__exec_sandbox_pair" 2>/dev/null
             done
@@ -139,6 +142,9 @@ until ! \builtin mapfile -n 1 -t -u 1000 __exec_sandbox_verb; do
             done
             for __exec_sandbox_pair in "${__exec_sandbox_hidden[@]}"; do
                 \builtin export "$__exec_sandbox_pair" 2>/dev/null
+            done
+            for __exec_sandbox_pair in "${__exec_sandbox_private[@]}"; do
+                \builtin export -n "$__exec_sandbox_pair" 2>/dev/null
             done
             ;;
     esac

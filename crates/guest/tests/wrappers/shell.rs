@@ -112,6 +112,16 @@ fn variables_are_there_for_their_execution() {
 }
 
 #[test]
+fn a_variable_that_an_execution_hid_is_given_to_children_if_it_was_before() {
+    let mut shell = shell();
+    shell.run("plain=1; export given=2; readonly fixed=3; list=(4 5); declare -i number=6").is_clean(0, "");
+    let variables = "plain=a\0given=b\0fixed=c\0list=d\0number=7\0";
+    shell.run_with("printenv plain given number; echo $fixed ${list[*]}", variables).is_clean(0, "a\nb\n7\n3 d 5\n");
+    let left = "-- plain=\"1\"\n-x given=\"2\"\n-r fixed=\"3\"\n-a list=([0]=\"4\" [1]=\"5\")\n-i number=\"6\"\n";
+    shell.run("declare -p plain given fixed list number | sed 's/^declare //'").is_clean(0, left);
+}
+
+#[test]
 fn a_program_that_becomes_another_is_over_when_that_is() {
     assert_eq!(died_with(&shell().run("exec sh -c 'exit 6'").end), Some(6));
 }
