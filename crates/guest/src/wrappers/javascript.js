@@ -3,8 +3,9 @@
 // Between executions it blocks in read(2), so an idle Bun runs no timers and no collector. An execution lasts until its module is
 // evaluated and the event loop is empty, which is when `beforeExit` fires; an exception that nobody catches ends it at once.
 // The module is a real file in the home directory while it runs, so relative imports, node_modules, __dirname, CommonJS and the
-// source lines in stack traces are what they would be for a script that lies there. After the last execution the process exits as
-// that script's would, with the listeners of `exit`.
+// source lines in stack traces are what they would be for a script that lies there. A home that takes no file, because programs have
+// filled it, does not keep the next one from making room: then the module is one in name only, which has no CommonJS, and whose traces
+// show lines as Bun has rewritten them. After the last execution the process exits as that script's would, with the listeners of `exit`.
 //
 // What a program declares at its top, the next one finds in globalThis: variables as they are by then (an assignment reaches the
 // functions that use them, and a constant stays one), imports by loading them again on first use. For that, lines are added behind the
@@ -33,7 +34,7 @@ const MODULE_NAME = /^\.main-[0-9]+\.ts$/;
 
 const { readSync, writeSync, readFileSync, writeFileSync, unlinkSync, readdirSync, fstatSync, openSync, closeSync } = fs;
 // A program may replace whatever it reaches by name.
-const { Atomics, Buffer, Bun, Number, Object, Uint8Array, process } = globalThis;
+const { Atomics, Buffer, Bun, Number, Object, Uint8Array, process, setImmediate } = globalThis;
 const getRandomValues = crypto.getRandomValues.bind(crypto);
 const { inspect } = Bun;
 const { env } = process;
@@ -221,12 +222,16 @@ function epilogue(names, number) {
   return `\n;export function __exec_sandbox_scope(){return{__proto__:null,${accessors.join()}}}\nimport "${takerOf(number)}";\n`;
 }
 
+// A module that is no file, and can be imported by this name.
+function offerModule(name, contents) {
+  const load = () => ({ contents, loader: "ts" });
+  Bun.plugin({ name: "exec-sandbox", setup: (build) => void build.module(name, load) });
+}
+
 function offerScope(execution, number) {
   const taker = takerOf(number);
   const take = `globalThis["${taker}"](program.__exec_sandbox_scope())`;
-  const contents = `import * as program from ${JSON.stringify(execution.path)};${take}`;
-  const load = () => ({ contents, loader: "js" });
-  Bun.plugin({ name: "exec-sandbox", setup: (build) => void build.module(taker, load) });
+  offerModule(taker, `import * as program from ${JSON.stringify(execution.path)};${take}`);
   Object.defineProperty(globalThis, taker, {
     configurable: true,
     value: (scope) => {
@@ -271,9 +276,18 @@ function prepared(source, execution, number) {
 }
 
 function evaluate(source, execution, number) {
+  const { path } = execution;
   // After the last program nobody looks for what it declared.
-  writeFileSync(execution.path, execution.isLast ? source : prepared(source, execution, number));
-  return import(execution.path);
+  const program = execution.isLast ? source : prepared(source, execution, number);
+  try {
+    writeFileSync(path, program);
+  } catch {
+    removeQuietly(path); // the part that found room
+    // Bun runs one that is no file only if it is seen to be a module, and does not stay for it by itself.
+    offerModule(path, `${program}\n;export {};\n`);
+    setImmediate(() => {});
+  }
+  return import(path);
 }
 
 // Where BoringSSL notices that its generator's state is a copy: pages that the kernel would wipe in a forked child (MADV_WIPEONFORK).

@@ -105,6 +105,29 @@ fn modules_of_either_kind_and_syntax_errors_are_what_they_are_in_a_file() {
 }
 
 #[test]
+fn a_home_that_takes_no_file_keeps_no_program_from_running() {
+    with_javascript(|mut js| {
+        // In the place of each program's file: what a full disk does too, and any user can bring about.
+        let fill = "const fs = require('fs'); fs.writeFileSync('mine.ts', 'export const mine: number = 6'); let count = 1;\n\
+                    for (let i = 2; i < 9; i++) fs.mkdirSync(`.main-${i}.ts`)";
+        js.run(fill).is_clean(0, "");
+        let program = "import { mine } from './mine'; const sum: number = mine + count;\n\
+                       console.log(sum, require('./mine').mine, __dirname === process.env.HOME); setTimeout(() => console.log('later'), 5)";
+        js.run(program).is_clean(0, "7 6 true\nlater\n");
+        js.run("count = sum; console.log(count, mine) // here").is_clean(0, "7 6\n");
+        let outcome = js.run("interface Unused { x: 1 }\n\n  throw new Error('why');");
+        assert_eq!(outcome.end, End::Done(1));
+        assert!(outcome.stderr.contains("why") && outcome.stderr.contains(".main-4.ts:3:"), "{}", outcome.stderr);
+        let outcome = js.run("const x = = 1");
+        assert_eq!(outcome.end, End::Done(1));
+        assert!(outcome.stderr.contains("const x = = 1"), "{}", outcome.stderr);
+        assert_eq!(js.run("await new Promise(() => {})").end, End::Done(13));
+        js.run("for (let i = 2; i < 8; i++) fs.rmdirSync(`.main-${i}.ts`)").is_clean(0, "");
+        js.run_last("console.log(count, typeof module); process.exitCode = 3").is_clean(3, "7 undefined\n");
+    });
+}
+
+#[test]
 fn an_execution_is_over_when_nothing_is_left_to_do() {
     with_javascript(|mut js| {
         js.run("setTimeout(() => console.log('later'), 20); console.log('now')").is_clean(0, "now\nlater\n");
