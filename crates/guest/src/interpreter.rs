@@ -31,7 +31,7 @@ use crate::{
     output::{Pipe, Streams},
     random::Seed,
     reaper::{Child, Exit, Reaper},
-    spawn::{Launch, LaunchError},
+    spawn::{self, Launch, LaunchError},
 };
 
 /// Where a wrapper finds the control socket: out of the way of whatever a program opens. It marks it close-on-exec at once.
@@ -221,17 +221,17 @@ impl Process {
         self.ended
     }
 
-    /// Sends a signal to its process group.
-    pub(crate) fn signal(&mut self, signal: Signal) {
+    /// Sends its process group the signal with this number.
+    pub(crate) fn signal(&mut self, number: i32) {
         if self.has_ended().is_none() {
-            let _ = rustix::process::kill_process_group(self.child.pid, signal);
+            spawn::signal_group(self.child.pid, number);
         }
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        self.signal(Signal::KILL);
+        self.signal(Signal::KILL.as_raw());
     }
 }
 
@@ -240,4 +240,30 @@ pub(crate) fn draw_token() -> Result<Token, rustix::io::Errno> {
     let mut bytes = [0; 16];
     rustix::rand::getrandom(&mut bytes[..], GetRandomFlags::empty())?;
     Ok(Token::new(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        os::unix::process::{CommandExt as _, ExitStatusExt as _},
+        process::Command,
+    };
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    #[test]
+    fn every_signal_is_sent_whether_or_not_it_has_a_name() {
+        for number in [2, 31, 34, 64] {
+            let mut sleep = Command::new("sleep").arg("10").process_group(0).spawn().expect("a process");
+            let (tell, exit) = oneshot::channel();
+            let mut process = Process { child: Child { pid: Pid::from_child(&sleep), exit }, ended: None };
+            process.signal(number);
+            let status = sleep.wait().expect("a child");
+            // Its number may be another's from here on.
+            tell.send(Exit::Signal(0)).expect("it is waited for");
+            assert_eq!(status.signal(), Some(number));
+        }
+    }
 }

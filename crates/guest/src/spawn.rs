@@ -3,7 +3,7 @@
 //! Between fork and exec the child gives up everything that the agent has: it joins the programs' control group and a process group
 //! of its own, drops user, groups and capabilities, is filtered in what it may ask of the kernel ([`filter`]), and keeps no descriptor
 //! but standard input at its end, two pipes and one end of the control socket. It stays in PID 1's session, which has no terminal.
-#![expect(unsafe_code, reason = "code between fork and exec, and four calls that rustix does not have")]
+#![expect(unsafe_code, reason = "code between fork and exec, and five calls that rustix does not have")]
 
 mod filter;
 
@@ -127,6 +127,12 @@ pub(crate) fn launch(launch: &Launch<'_>) -> Result<(Pid, Started), LaunchError>
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pid = pid.ok_or_else(|| LaunchError::Start { program: program(), source: Errno::SRCH.into() })?;
     Ok((pid, Started { stdout, stderr, control }))
+}
+
+/// Sends a signal to the process group that a started process has for its own. Those from 32 on have no name, and are sent all the same.
+pub(crate) fn signal_group(pid: Pid, number: c_int) {
+    // SAFETY: the call takes two numbers, and the group is not this process's.
+    let _ = unsafe { libc::killpg(pid.as_raw_pid(), number) };
 }
 
 /// A pipe whose reading end is the agent's. It belongs to the user, or `/dev/stdout` could not be opened.

@@ -156,10 +156,7 @@ impl Drive<'_> {
 
     fn command(&mut self, command: Command, ladder: &mut Ladder) {
         match self.current.absorb(command) {
-            Some(Demand::Signal(number)) => match Signal::from_named_raw(number.into()) {
-                Some(signal) => self.interpreter.process.signal(signal),
-                None => kmsg::warn(&format!("the host asked for signal {number}, which has no name")),
-            },
+            Some(Demand::Signal(number)) => self.interpreter.process.signal(number.into()),
             Some(Demand::Cancel) => {
                 if let Some(step) = ladder.cancel(Instant::now()) {
                     self.take(step);
