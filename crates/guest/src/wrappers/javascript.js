@@ -1,7 +1,8 @@
 // The JavaScript interpreter: reads executions from the control socket, runs each as a module, reports its exit code.
 //
 // Between executions it blocks in read(2), so an idle Bun runs no timers and no collector. An execution lasts until its module is
-// evaluated and the event loop is empty, which is when `beforeExit` fires; an exception that nobody catches ends it at once.
+// evaluated and the event loop is empty, which is when `beforeExit` fires; an exception that nobody catches ends it at once, and what it
+// had left to do is done in the next one.
 // The module is a real file in the home directory while it runs, so relative imports, node_modules, __dirname, CommonJS and the
 // source lines in stack traces are what they would be for a script that lies there. A home that takes no file, because programs have
 // filled it, does not keep the next one from making room: then the module is one in name only, which has no CommonJS, and whose traces

@@ -81,6 +81,17 @@ fn a_program_that_fails_leaves_what_it_had_declared() {
 }
 
 #[test]
+fn what_a_program_that_failed_had_left_to_do_is_done_in_the_next_one() {
+    with_javascript(|mut js| {
+        let program = "let ticks = 0; const timer = setInterval(() => { console.log('tick'); if (++ticks === 2) clearInterval(timer) }, 1);\n\
+                       throw new Error('why')";
+        let outcome = js.run(program);
+        assert_eq!((outcome.end, &outcome.stdout[..]), (End::Done(1), ""), "{}", outcome.stderr);
+        js.run("").is_clean(0, "tick\ntick\n");
+    });
+}
+
+#[test]
 fn modules_of_either_kind_and_syntax_errors_are_what_they_are_in_a_file() {
     with_javascript(|mut js| {
         js.run("module.exports = { a: 1 }; console.log(require.main === module, typeof __dirname)")
