@@ -218,7 +218,9 @@ impl Engine {
     /// When [`expire`](Self::expire) has something to do though nothing happens.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.tcp.next_deadline(), self.udp.next_deadline(), self.questions.next_deadline()];
+        // Connections that are due and have no room are served when there is some, which is an event.
+        let tcp = self.tcp.next_deadline().filter(|_| self.medium.out.has_room());
+        let deadlines = [tcp, self.udp.next_deadline(), self.questions.next_deadline()];
         deadlines.into_iter().flatten().min()
     }
 

@@ -236,6 +236,28 @@ fn flows_are_limited_and_a_place_is_free_again_when_one_ends() {
 }
 
 #[test]
+fn a_flow_that_is_due_waits_for_room_and_not_for_the_clock() {
+    let mut sim = Netsim::new(gate::open());
+    sim.world.is_silent = true;
+    let server = sim.server(80, Host::default);
+    sim.guest.connect(server);
+    sim.step();
+    assert_eq!(sim.engine.flows(), (1, 0));
+    while sim.engine.outgoing().has_room() {
+        sim.engine.outgoing().add_frame(&[0; 1500]).expect("there is room");
+    }
+    sim.now += Duration::from_secs(60);
+    sim.engine.expire(&mut sim.world, sim.now);
+    sim.engine.serve(&mut sim.world, sim.now);
+    assert_eq!((sim.engine.next_deadline(), sim.engine.flows()), (None, (1, 0)));
+    sim.engine.outgoing().written(usize::MAX);
+    assert!(sim.engine.next_deadline().is_some_and(|deadline| deadline <= sim.now));
+    sim.engine.expire(&mut sim.world, sim.now);
+    sim.engine.serve(&mut sim.world, sim.now);
+    assert_eq!((sim.engine.next_deadline(), sim.engine.flows()), (None, (0, 0)));
+}
+
+#[test]
 fn a_connection_that_moves_nothing_for_an_hour_is_given_up() {
     let mut sim = Netsim::new(gate::open());
     let server = sim.server(80, Host::default);
