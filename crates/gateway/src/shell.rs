@@ -192,7 +192,8 @@ impl Shell {
             Some(Source::Qemu) => {
                 self.is_qemu_readable |= event.is_readable() || event.is_read_closed();
                 self.has_qemu_ended |= event.is_read_closed();
-                self.is_qemu_writable |= event.is_writable();
+                // Where nobody reads any more, writing is what finds it out.
+                self.is_qemu_writable |= event.is_writable() || event.is_write_closed();
             }
             Some(Source::Reports) => match self.reporting.event(event) {
                 Asked::Nothing => {}
@@ -260,9 +261,9 @@ impl Shell {
                     self.wait_for_room(true)?;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The end is seen where it is read.
+                // The end is seen where it is read, which needs room for answers: nobody reads those.
                 Err(error) if is_end(&error) => {
-                    self.is_qemu_writable = false;
+                    self.engine.outgoing().written(usize::MAX);
                     (self.is_qemu_readable, self.has_qemu_ended) = (true, true);
                 }
                 Err(error) => return Err(ShellError::Stream(error)),

@@ -1,6 +1,9 @@
 //! What a gateway holds at most, and what it gives back.
 
-use super::*;
+use exec_sandbox_gateway::link::{GATEWAY, GUEST};
+use smoltcp::wire::{Icmpv4Packet, IpProtocol};
+
+use super::{super::guest::packet, *};
 
 #[test]
 fn flows_over_the_limit_are_refused_by_name() {
@@ -12,6 +15,35 @@ fn flows_over_the_limit_are_refused_by_name() {
     });
     let open = streams.iter().filter(|stream| gateway.guest.state(**stream) == State::Established).count();
     assert_eq!((open, gateway.ask().refusals.get(Refusal::FlowLimit)), (4, 1));
+}
+
+#[test]
+fn the_end_of_qemu_is_its_end_also_while_nothing_more_fits_into_the_stream() {
+    let mut gateway = Gateway::start(|_| ());
+    let mut request = b"\x08\0\0\0\0\x01\0\x02".to_vec();
+    request.resize(60_000, 0);
+    Icmpv4Packet::new_unchecked(&mut request[..]).fill_checksum();
+    let request = frame(&packet(GUEST, GATEWAY, IpProtocol::Icmp, &request));
+    // Nobody reads the answers. When nothing has been taken for a while, the gateway waits for room.
+    let mut taken = Instant::now();
+    while taken.elapsed() < Duration::from_millis(200) {
+        if gateway.outgoing.is_empty() {
+            gateway.send(&request);
+        }
+        let left = gateway.outgoing.len();
+        gateway.write();
+        if gateway.outgoing.len() < left {
+            taken = Instant::now();
+        }
+    }
+    gateway.qemu.shutdown(Shutdown::Both).expect("it is connected");
+    let end = Instant::now() + PATIENCE;
+    while gateway.child.try_wait().expect("it is a child").is_none() {
+        assert!(Instant::now() < end, "it does not notice within {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let (status, complaint) = gateway.ended();
+    assert!(status.success() && complaint.is_empty(), "{status}: {complaint}");
 }
 
 #[test]
