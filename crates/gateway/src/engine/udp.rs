@@ -1,4 +1,4 @@
-//! UDP flows: a port of the guest and one other end, until nobody has said anything for a while.
+//! UDP flows: a port of the guest and one other end, until nobody has said anything for a while, or another flow needs the place.
 //!
 //! Owns the table and its bound. Datagrams pass through and are held nowhere: one that finds no room is lost, and counted.
 
@@ -18,6 +18,10 @@ use crate::{
 
 /// How long a flow stays though nothing passes. Programs that keep one open say something at least this often.
 const IDLE_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a flow was silent at least when another one takes its place because there is no other. Programs that ask one question
+/// from each port leave such flows behind, and a flood does not end at once what is in use.
+const SPARED: Duration = Duration::from_secs(1);
 
 /// Who the other end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +75,7 @@ impl Flows {
             Some(id) => *id,
             None => match turn.gate.permits(key.other, Protocol::Udp, turn.now) {
                 Verdict::Allow => {
-                    let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
+                    let id = self.place(turn)?;
                     if !turn.outside.open_udp(id, key.other) {
                         self.free.push(id);
                         nobody_there(key, turn);
@@ -114,7 +118,7 @@ impl Flows {
         let id = match self.by_peer.get(&(guest_port, peer)) {
             Some(id) => *id,
             None => {
-                let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
+                let id = self.place(turn)?;
                 let key = self.own_key(guest_port);
                 self.by_peer.insert((guest_port, peer), id);
                 self.put(id, Flow { key, peer: Peer::Exposed(peer), at: turn.now })
@@ -122,6 +126,17 @@ impl Flows {
         };
         self.arrived(id, payload, turn);
         Ok(())
+    }
+
+    /// A free place, or that of the flow that was silent for longest, which ends then.
+    fn place(&mut self, turn: &mut Turn<'_>) -> Result<UdpFlow, Refusal> {
+        if self.free.is_empty() {
+            let flows = (0..).zip(&self.places).filter_map(|(number, place)| Some((place.as_ref()?.at, number)));
+            if let Some((_, number)) = flows.min().filter(|(at, _)| *at + SPARED <= turn.now) {
+                self.gone(UdpFlow(number), turn);
+            }
+        }
+        self.free.pop().ok_or(Refusal::FlowLimit)
     }
 
     fn own_key(&mut self, guest_port: u16) -> Key {

@@ -80,6 +80,31 @@ fn datagrams_that_are_refused_are_told_to_the_program_and_counted() {
 }
 
 #[test]
+fn without_a_free_place_the_flow_that_is_silent_for_longest_ends_and_none_that_is_in_use() {
+    let limits = Limits { udp_flows: 2, ..Limits::default() };
+    let mut sim = Netsim::with(gate::open(), limits, 1500, Link::default());
+    let to = SocketAddrV4::new(SERVER, 7);
+    sim.inject(&frame(&udp(1000, to, b"one")));
+    sim.inject(&frame(&udp(1001, to, b"a question")));
+    sim.pass(Duration::from_millis(900));
+    sim.inject(&frame(&udp(1000, to, b"two")));
+    sim.inject(&frame(&udp(1002, to, b"too early")));
+    assert_eq!((sim.refused(Refusal::FlowLimit), sim.world.udp_closed), (1, 0));
+    sim.pass(Duration::from_millis(100));
+    sim.inject(&frame(&udp(1002, to, b"another")));
+    assert_eq!((sim.refused(Refusal::FlowLimit), sim.world.udp_closed, sim.engine.flows()), (1, 1, (0, 2)));
+    assert_eq!(sim.world.udp[&0].1, [b"one", b"two"], "it goes on");
+    assert_eq!(sim.world.udp[&1].1, [b"another"]);
+    let _ = sim.frames_out();
+    sim.engine.arrived(UdpFlow(1), b"an answer", &mut sim.world, sim.now);
+    assert_eq!(datagrams(&mut sim), [(to, 1002, b"an answer".to_vec())]);
+    // What comes from outside takes a place in the same way.
+    sim.pass(Duration::from_secs(1));
+    sim.engine.exposed(53, "127.0.0.1:4000".parse().expect("it is one"), b"hello", &mut sim.world, sim.now);
+    assert_eq!((sim.world.udp_closed, sim.world.udp.keys().collect::<Vec<_>>()), (2, vec![&1]));
+}
+
+#[test]
 fn a_datagram_that_nobody_takes_is_told_to_the_program_and_its_place_is_free() {
     let mut sim = Netsim::new(gate::open());
     let to = SocketAddrV4::new(SERVER, 7);
