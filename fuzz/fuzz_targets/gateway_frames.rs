@@ -132,11 +132,12 @@ impl Outside for Sockets {
         self.taken += payload.len() as u64;
     }
 
-    fn ask(&mut self, question: Question, _: Upstream, message: &[u8]) {
+    fn ask(&mut self, question: Question, _: Upstream, message: &[u8]) -> bool {
         assert!(
             self.questions.insert(question.0, message.to_vec()).is_none(),
             "a question is forgotten before it is asked again"
         );
+        true
     }
 
     fn forget(&mut self, question: Question) {

@@ -66,7 +66,9 @@ impl Outside for Endless {
 
     fn answer_udp(&mut self, _: u16, _: SocketAddr, _: &[u8]) {}
 
-    fn ask(&mut self, _: Question, _: Upstream, _: &[u8]) {}
+    fn ask(&mut self, _: Question, _: Upstream, _: &[u8]) -> bool {
+        false
+    }
 
     fn forget(&mut self, _: Question) {}
 }

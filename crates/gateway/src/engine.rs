@@ -41,6 +41,11 @@ use self::{
 /// How long something waits at least that is due but could not be done. It bounds what a mistake costs: a turn a millisecond.
 const SOON: Duration = Duration::from_millis(1);
 
+/// What a resolver says that has failed, does not do this, or does not want to.
+const SERVFAIL: u8 = 2;
+const NOTIMP: u8 = 4;
+const REFUSED: u8 = 5;
+
 /// A TCP flow: its place in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpFlow(pub u16);
@@ -113,8 +118,9 @@ pub trait Outside {
     fn close_udp(&mut self, flow: UdpFlow);
     /// Sends a datagram from an exposed port, or loses it.
     fn answer_udp(&mut self, guest_port: u16, to: SocketAddr, payload: &[u8]);
-    /// Asks a resolver of the host. [`Engine::answered`] brings the answer.
-    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]);
+    /// Asks a resolver of the host. [`Engine::answered`] brings the answer, [`Engine::unanswered`] says that there will be none. `false`
+    /// if it cannot be asked.
+    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]) -> bool;
     /// Nobody waits for an answer any more.
     fn forget(&mut self, question: Question);
 }
@@ -308,6 +314,11 @@ impl Engine {
     /// What a resolver said.
     pub fn answered(&mut self, question: Question, answer: &[u8], outside: &mut dyn Outside, now: Instant) {
         let Some(key) = self.questions.key(question) else { return };
+        // The fourth byte's low half says what came of it. An error of this resolver is not one of the next.
+        let has_failed = answer.get(3).is_some_and(|flags| matches!(flags & 15, SERVFAIL | NOTIMP | REFUSED));
+        if has_failed && self.questions.ask_another(outside, question, now) {
+            return;
+        }
         // The third byte's second bit says that the answer was cut short.
         let is_cut = answer.get(2).is_some_and(|flags| flags & 2 != 0);
         if is_cut && self.questions.ask_over_tcp(outside, question, now) {
@@ -318,6 +329,13 @@ impl Engine {
         let Some(answer) = self.gate.upstream(key, answer, refusals, now) else { return };
         if let Some(ended) = self.questions.end(outside, question) {
             self.answer(ended.asker, &answer);
+        }
+    }
+
+    /// The resolver that was asked last will not answer.
+    pub fn unanswered(&mut self, question: Question, outside: &mut dyn Outside, now: Instant) {
+        if !self.questions.ask_another(outside, question, now) {
+            outside.forget(question);
         }
     }
 

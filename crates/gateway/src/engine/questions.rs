@@ -1,8 +1,8 @@
 //! Questions to the host's resolvers that are out, and who waits for the answers.
 //!
-//! Owns who is asked next and when, and nothing of what is asked. A resolver that does not answer is followed by the next one; an
-//! answer that was cut short is asked for again over TCP. How many questions may be out is bounded twice: by the gate, which refuses,
-//! and here, where nothing grows.
+//! Owns who is asked next and when, and nothing of what is asked. A resolver that fails is followed at once by one that was not asked
+//! yet, and one that is silent by the next one in time; an answer that was cut short is asked for again over TCP. How many questions
+//! may be out is bounded twice: by the gate, which refuses, and here, where nothing grows.
 
 use std::time::{Duration, Instant};
 
@@ -73,8 +73,8 @@ impl Questions {
         if self.resolvers == 0 {
             return false;
         }
-        outside.ask(Question(number), Upstream { resolver: 0, over_tcp: false }, &message);
-        *slot = Some(Out { key, asker, message, attempt: 0, over_tcp: false, until: now + PATIENCE });
+        let out = slot.insert(Out { key, asker, message, attempt: 0, over_tcp: false, until: now });
+        out.ask(outside, Question(number), self.resolvers, now);
         true
     }
 
@@ -90,10 +90,19 @@ impl Questions {
             return false;
         }
         out.over_tcp = true;
-        out.until = now + PATIENCE;
         outside.forget(question);
-        let resolver = out.attempt.checked_rem(self.resolvers).unwrap_or(0);
-        outside.ask(question, Upstream { resolver: resolver.into(), over_tcp: true }, &out.message);
+        out.ask(outside, question, self.resolvers, now);
+        true
+    }
+
+    /// Asks a resolver that was not asked yet, because the one that was has failed. `false` if there is none.
+    pub(crate) fn ask_another(&mut self, outside: &mut dyn Outside, question: Question, now: Instant) -> bool {
+        let Some(Some(out)) = self.slots.get_mut(usize::from(question.0)) else { return false };
+        if !out.turns_to_another(self.resolvers) {
+            return false;
+        }
+        outside.forget(question);
+        out.ask(outside, question, self.resolvers, now);
         true
     }
 
@@ -112,16 +121,34 @@ impl Questions {
             if out.attempt >= ATTEMPTS {
                 return Some(Question(number));
             }
-            out.until = now + PATIENCE;
             outside.forget(Question(number));
-            let resolver = out.attempt.checked_rem(self.resolvers).unwrap_or(0);
-            let upstream = Upstream { resolver: resolver.into(), over_tcp: out.over_tcp };
-            outside.ask(Question(number), upstream, &out.message);
+            out.ask(outside, Question(number), self.resolvers, now);
         }
         None
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
         self.slots.iter().flatten().map(|out| out.until).min()
+    }
+}
+
+impl Out {
+    /// Asks whose turn it is, and instead of one that cannot be asked one that was not asked yet.
+    fn ask(&mut self, outside: &mut dyn Outside, question: Question, resolvers: u8, now: Instant) {
+        self.until = now + PATIENCE;
+        loop {
+            let resolver = self.attempt.checked_rem(resolvers).unwrap_or(0);
+            let upstream = Upstream { resolver: resolver.into(), over_tcp: self.over_tcp };
+            if outside.ask(question, upstream, &self.message) || !self.turns_to_another(resolvers) {
+                return;
+            }
+        }
+    }
+
+    /// Makes it the turn of a resolver that was not asked yet. `false` if there is none: who was asked once is asked again in time.
+    fn turns_to_another(&mut self, resolvers: u8) -> bool {
+        let is_another = self.attempt + 1 < ATTEMPTS.min(resolvers);
+        self.attempt += u8::from(is_another);
+        is_another
     }
 }

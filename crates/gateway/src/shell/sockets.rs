@@ -191,7 +191,7 @@ impl Sockets {
         let Some(asking) = self.questions.get_mut(&question.0) else { return };
         match asking.event(&mut self.scratch) {
             Heard::Nothing => {}
-            Heard::Gone => self.forget(question),
+            Heard::Gone => engine.unanswered(question, self, now),
             Heard::Answer(answer) => engine.answered(question, &answer, self, now),
         }
     }
@@ -270,12 +270,11 @@ impl Outside for Sockets {
         }
     }
 
-    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]) {
-        let Some(resolver) = self.resolvers.get(upstream.resolver).copied() else { return };
+    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]) -> bool {
+        let Some(resolver) = self.resolvers.get(upstream.resolver).copied() else { return false };
         let asked =
             if upstream.over_tcp { Asking::stream(resolver, message) } else { Asking::datagram(resolver, message) };
-        // A resolver that cannot be asked is one that does not answer: the next one is asked in time.
-        let Ok(mut asking) = asked else { return };
+        let Ok(mut asking) = asked else { return false };
         let token = Source::Question(question).token();
         let waits = match &mut asking {
             Asking::Datagram(socket) => self.registry.register(socket, token, Interest::READABLE),
@@ -283,9 +282,11 @@ impl Outside for Sockets {
                 self.registry.register(stream, token, Interest::READABLE | Interest::WRITABLE)
             }
         };
-        if waits.is_ok() {
+        let is_asked = waits.is_ok();
+        if is_asked {
             self.questions.insert(question.0, asking);
         }
+        is_asked
     }
 
     fn forget(&mut self, question: Question) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use exec_sandbox_gateway::{
-    engine::Gate,
+    engine::{Gate, Question},
     link::GATEWAY,
     policy::{AllowList, Policy, Refusal},
 };
@@ -121,11 +121,60 @@ fn a_resolver_that_is_silent_is_followed_by_the_next_and_at_last_the_guest_is_to
         sim.now += Duration::from_millis(2100);
         sim.engine.expire(&mut sim.world, sim.now);
     }
-    let asked: Vec<usize> = sim.world.questions.iter().map(|(_, upstream, _)| upstream.resolver).collect();
-    assert_eq!(asked, [0, 1, 0]);
+    assert_eq!(asked(&sim), [0, 1, 0]);
     let told = told(&mut sim);
     assert_eq!((told.len(), told[0].metadata.response_code), (1, ResponseCode::ServFail));
     assert_eq!(sim.engine.next_deadline(), None);
+}
+
+/// Which resolvers were asked, in their order.
+fn asked(sim: &Netsim) -> Vec<usize> {
+    sim.world.questions.iter().map(|(_, upstream, _)| upstream.resolver).collect()
+}
+
+/// The resolver that was asked last says that it has failed.
+fn fails(sim: &mut Netsim, code: ResponseCode) {
+    let (number, _, question) = sim.world.questions.last().cloned().expect("it was forwarded");
+    let mut answer = Message::from_vec(&question).expect("it is a question");
+    answer.metadata.message_type = MessageType::Response;
+    answer.metadata.response_code = code;
+    sim.engine.answered(number, &answer.to_vec().expect("it is an answer"), &mut sim.world, sim.now);
+}
+
+#[test]
+fn a_resolver_that_fails_is_followed_at_once_by_one_that_was_not_asked() {
+    for code in [ResponseCode::ServFail, ResponseCode::Refused, ResponseCode::NotImp] {
+        let mut sim = Netsim::new(gate::open());
+        sim.inject(&frame(&udp(1000, DNS, &asks("example.com."))));
+        fails(&mut sim, code);
+        assert_eq!((asked(&sim), told(&mut sim).len()), (vec![0, 1], 0), "{code}");
+        fails(&mut sim, code);
+        assert_eq!((asked(&sim), told(&mut sim)[0].metadata.response_code), (vec![0, 1], ResponseCode::ServFail));
+    }
+    let mut sim = Netsim::new(gate::open());
+    sim.inject(&frame(&udp(1000, DNS, &asks("example.com."))));
+    fails(&mut sim, ResponseCode::NXDomain);
+    assert_eq!((asked(&sim), told(&mut sim)[0].metadata.response_code), (vec![0], ResponseCode::NXDomain));
+}
+
+#[test]
+fn a_resolver_that_is_not_there_is_followed_at_once_and_asked_again_in_time() {
+    let mut sim = Netsim::new(gate::open());
+    let question = Question(0);
+    sim.inject(&frame(&udp(1000, DNS, &asks("example.com."))));
+    sim.engine.unanswered(question, &mut sim.world, sim.now);
+    assert_eq!(asked(&sim), [0, 1]);
+    sim.engine.unanswered(question, &mut sim.world, sim.now);
+    assert_eq!((asked(&sim), told(&mut sim).len()), (vec![0, 1], 0), "it may be there again in a moment");
+    sim.pass(Duration::from_millis(2100));
+    assert_eq!(asked(&sim), [0, 1, 0]);
+    answers(&mut sim, SERVER);
+    assert_eq!(told(&mut sim)[0].answers.len(), 1);
+
+    let mut sim = Netsim::new(gate::open());
+    sim.world.no_resolver = Some(0);
+    resolves(&mut sim, "example.com.", SERVER);
+    assert_eq!(asked(&sim), [0, 1]);
 }
 
 #[test]

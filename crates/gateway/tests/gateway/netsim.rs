@@ -65,6 +65,8 @@ pub(crate) struct World {
     pub(crate) answers: Vec<(u16, SocketAddr, Vec<u8>)>,
     pub(crate) questions: Vec<(Question, Upstream, Vec<u8>)>,
     pub(crate) forgotten: HashSet<u16>,
+    /// A resolver that cannot be asked.
+    pub(crate) no_resolver: Option<usize>,
 }
 
 impl Outside for World {
@@ -136,8 +138,9 @@ impl Outside for World {
         self.answers.push((guest_port, to, payload.to_vec()));
     }
 
-    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]) {
+    fn ask(&mut self, question: Question, upstream: Upstream, message: &[u8]) -> bool {
         self.questions.push((question, upstream, message.to_vec()));
+        self.no_resolver != Some(upstream.resolver)
     }
 
     fn forget(&mut self, question: Question) {

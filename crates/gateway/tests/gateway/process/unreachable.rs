@@ -1,5 +1,6 @@
-//! Datagrams to somebody who is there and takes none: the guest hears of it as from any network.
+//! Datagrams to somebody who is there and takes none: the guest hears of it as from any network, and a resolver is followed by the next.
 
+use exec_sandbox_gateway::link::GATEWAY;
 use smoltcp::wire::{Icmpv4Packet, Ipv4Packet};
 
 use super::*;
@@ -31,4 +32,18 @@ fn datagrams_to_a_port_that_is_closed_are_answered_with_icmp_each_time() {
     server.set_read_timeout(Some(PATIENCE)).expect("it is a socket");
     assert_eq!(server.recv(&mut [0; 100]).expect("it arrives"), 5);
     assert_eq!((gateway.ask().unreachable, gateway.messages.len()), (3, 3));
+}
+
+#[test]
+fn a_resolver_whose_port_is_closed_costs_a_question_no_time() {
+    let [gone, resolver] = [(); 2].map(|()| UdpSocket::bind(loopback(0)).expect("there is a port"));
+    let resolvers = [&gone, &resolver].map(|socket| socket.local_addr().expect("it is bound")).to_vec();
+    drop(gone);
+    let mut gateway = Gateway::start(|config| config.resolvers = resolvers);
+    let question = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03com\0\0\x01\0\x01";
+    gateway.send(&frame(&udp(1000, SocketAddrV4::new(GATEWAY, 53), question)));
+    gateway.write();
+    // A resolver that is silent is waited for longer.
+    resolver.set_read_timeout(Some(Duration::from_millis(1900))).expect("it is a socket");
+    assert_eq!(resolver.recv(&mut [0; 100]).expect("it is asked"), question.len());
 }
