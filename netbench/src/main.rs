@@ -43,7 +43,7 @@ struct Options {
     /// How often each trial is made with each network
     #[arg(short, long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
-    /// Seconds of each transfer and of each burst of connections
+    /// Seconds of each transfer, and of each burst of connections at most
     #[arg(short, long, value_name = "SECONDS", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=60))]
     seconds: u8,
     /// The gateway that is measured; `cargo xtask bench network` names the release build

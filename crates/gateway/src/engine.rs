@@ -178,7 +178,7 @@ impl Engine {
             gate,
             questions: Questions::new(resolvers),
             counters: Counters::default(),
-            tcp: tcp::Flows::new(&limits),
+            tcp: tcp::Flows::new(&limits, now),
             udp: udp::Flows::new(limits.udp_flows),
         }
     }

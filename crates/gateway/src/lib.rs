@@ -3,6 +3,7 @@
 //! Every byte that comes in is hostile. It owns the policy, the names and the protocols; it does not own a clock: bytes, addresses
 //! and time are arguments, and decisions come out. It knows nothing of VMs, languages or sessions.
 
+mod bucket;
 pub mod config;
 pub mod descriptors;
 pub mod dns;

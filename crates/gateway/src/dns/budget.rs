@@ -5,10 +5,13 @@
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use crate::policy::Name;
+use crate::{
+    bucket::{Bucket, Rate},
+    policy::Name,
+};
 
 /// Questions that may come at once, and in a second after that. A page of a large site asks for some dozens; an installation of
 /// packages for a few.
@@ -20,21 +23,6 @@ const NAME_BYTES: Rate = Rate { burst: 32 * 1024, each_second: 32 };
 
 /// Names that are known as asked before.
 const MAX_KNOWN: usize = 1024;
-
-/// A full bucket, and what flows into it.
-#[derive(Clone, Copy, Debug)]
-struct Rate {
-    burst: u64,
-    each_second: u64,
-}
-
-/// A bucket: what may still be taken, in thousandths.
-#[derive(Debug)]
-struct Bucket {
-    rate: Rate,
-    thousandths: u64,
-    at: Instant,
-}
 
 /// What is left.
 #[derive(Debug)]
@@ -81,43 +69,14 @@ impl Budget {
     }
 }
 
-impl Bucket {
-    fn full(rate: Rate, now: Instant) -> Self {
-        Self { rate, thousandths: rate.burst * 1000, at: now }
-    }
-
-    fn take(&mut self, amount: u64, now: Instant) -> bool {
-        let passed = now.saturating_duration_since(self.at).min(Duration::from_secs(86_400));
-        let millis = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        // What is less than a millisecond counts for the next time.
-        self.at += Duration::from_millis(millis);
-        let flowed = millis.saturating_mul(self.rate.each_second);
-        self.thousandths = self.thousandths.saturating_add(flowed).min(self.rate.burst * 1000);
-        let wanted = amount.saturating_mul(1000);
-        let has = self.thousandths >= wanted;
-        if has {
-            self.thousandths -= wanted;
-        }
-        has
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect("it is a name")
-    }
-
-    #[test]
-    fn a_bucket_gives_its_burst_and_then_what_flows_in() {
-        let begun = Instant::now();
-        let mut bucket = Bucket::full(Rate { burst: 3, each_second: 2 }, begun);
-        let taken = |bucket: &mut Bucket, at: u64| bucket.take(1, begun + Duration::from_millis(at));
-        assert_eq!([0; 4].map(|at| taken(&mut bucket, at)), [true, true, true, false]);
-        assert_eq!([499, 500, 501].map(|at| taken(&mut bucket, at)), [false, true, false]);
-        assert_eq!([9000; 4].map(|at| taken(&mut bucket, at)), [true, true, true, false], "it does not overflow");
     }
 
     #[test]

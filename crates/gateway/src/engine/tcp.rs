@@ -1,7 +1,8 @@
 //! The table of TCP flows: which flow a segment belongs to, how many there may be, and which are to be served.
 //!
-//! A flow has its place before anything is allocated for it, and there are so many places and no more. A segment of no flow is
-//! answered with a reset, whatever it is; only one that opens a connection is a question to the gate.
+//! A flow has its place before anything is allocated for it, and there are so many places and no more. How many the guest opens in a
+//! time is bounded too. A segment of no flow is answered with a reset, whatever it is; only one that opens a connection is a question
+//! to the gate.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,6 +18,7 @@ use super::{
     flow::Flow,
 };
 use crate::{
+    bucket::{Bucket, Rate},
     config::Limits,
     link::GATEWAY,
     names::Verdict,
@@ -25,6 +27,10 @@ use crate::{
 
 /// The port of questions.
 pub(crate) const DNS_PORT: u16 = 53;
+
+/// Connections that the guest may open at once, and in a second after that. An installation of packages opens some hundreds. A host
+/// keeps the port of each for a minute after its end, and has 28,000 of them to one other end: a guest may use up a third.
+const OPENED: Rate = Rate { burst: 4096, each_second: 100 };
 
 /// First of the ports that the gateway itself connects from; they go up to the last.
 pub(crate) const FIRST_OWN_PORT: u16 = 49_152;
@@ -45,6 +51,7 @@ pub(crate) struct Flows {
     wide: Buffers,
     /// How many flows more may be wide.
     wide_left: u16,
+    opened: Bucket,
     next_port: u16,
     next_serial: u64,
 }
@@ -57,7 +64,7 @@ struct Place {
 }
 
 impl Flows {
-    pub(crate) fn new(limits: &Limits) -> Self {
+    pub(crate) fn new(limits: &Limits, now: Instant) -> Self {
         let flows = limits.tcp_flows;
         let [to_guest, wide] = [limits.flow_buffer_bytes, limits.wide_buffer_bytes]
             .map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
@@ -71,6 +78,7 @@ impl Flows {
             // A guest that is sent more at once loses some of it, and notices after a second.
             wide: Buffers { from_guest: wide, to_guest: to_guest.max(wide / 2) },
             wide_left: limits.wide_flows,
+            opened: Bucket::full(OPENED, now),
             next_port: FIRST_OWN_PORT,
             next_serial: 0,
         }
@@ -102,6 +110,9 @@ impl Flows {
         let verdict = if asks { turn.gate.may_ask() } else { turn.gate.permits(key.other, Protocol::Tcp, turn.now) };
         if let Verdict::Refuse(refusal) = verdict {
             return Err(refusal);
+        }
+        if !asks && !self.opened.take(1, turn.now) {
+            return Err(Refusal::FlowRate);
         }
         let id = self.free.pop().ok_or(Refusal::FlowLimit)?;
         let (serial, now) = (self.serial(), turn.now);

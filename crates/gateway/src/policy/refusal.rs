@@ -71,6 +71,7 @@ refusals! {
     Fragment, "fragment", "fragments are not put together";
     ProtocolRefused, "protocol_refused", "nothing but TCP and UDP is carried";
     FlowLimit, "flow_limit", "too many connections are open";
+    FlowRate, "flow_rate", "more connections are opened than programs open";
 }
 
 /// How often each refusal was met. A count that is full stays full.

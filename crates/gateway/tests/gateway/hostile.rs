@@ -1,7 +1,10 @@
 //! What no honest guest sends: each frame is counted under its name, nothing answers it that should not, and what is honest passes
 //! beside it.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    time::Duration,
+};
 
 use exec_sandbox_gateway::{
     config::Limits,
@@ -124,12 +127,28 @@ fn a_flood_of_syns_takes_its_places_and_no_more_and_a_repeated_one_takes_none() 
 }
 
 #[test]
+fn connections_that_are_opened_one_after_another_are_limited_in_a_time() {
+    let mut sim = Netsim::new(gate::open());
+    let open = |sim: &mut Netsim, count: u16| {
+        for port in 1000..1000 + count {
+            // Nobody is there, so that each is over at once.
+            sim.inject(&frame(&segment(port, SocketAddrV4::new(SERVER, 80), TcpControl::Syn, None)));
+            sim.step();
+        }
+        (sim.world.dials, sim.refused(Refusal::FlowRate), sim.engine.flows())
+    };
+    assert_eq!(open(&mut sim, 5000), (4096, 904, (0, 0)));
+    sim.now += Duration::from_secs(1);
+    assert_eq!(open(&mut sim, 300), (4196, 1104, (0, 0)));
+}
+
+#[test]
 fn syns_that_are_answered_and_never_acknowledged_are_given_up() {
     let mut sim = Netsim::new(gate::open());
     let server = sim.server(80, Host::default);
     // The guest's stack does not know of it, and resets what answers; so the answers are kept from it.
     sim.inject(&frame(&segment(1000, server, TcpControl::Syn, None)));
-    let end = sim.now + std::time::Duration::from_secs(60);
+    let end = sim.now + Duration::from_secs(60);
     while sim.engine.flows().0 > 0 && sim.now < end {
         sim.step_without_guest();
     }
