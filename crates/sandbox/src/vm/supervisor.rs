@@ -43,7 +43,8 @@ use crate::{
 };
 
 /// Messages that a guest may send while nothing is asked of it. An honest one of this generation sends none, a newer one may;
-/// one that never stops would keep its VM busy for ever.
+/// one that never stops would keep its VM busy for ever, and one that does not read would make the answers pile up here. An agent
+/// that has lost acknowledgements repeats at most [`MAX_OPERATIONS`](exec_sandbox_wire::limits::MAX_OPERATIONS) ends.
 const MAX_UNASKED: u32 = 1000;
 
 /// How long an idle VM keeps its CPU. Callers that have the next request ready send it at once, and need not stand in the line
@@ -369,20 +370,25 @@ impl Supervisor {
             return Ok(());
         }
         if self.turn.op() != Some(op) {
-            // Its acknowledgement was lost with an earlier connection, and the agent keeps it until it has one.
-            if matches!(message, GuestMessage::Done(_) | GuestMessage::Refused(_)) {
-                self.send(&HostMessage::Ack.into_frame(op))?;
-            }
-            self.unasked += 1;
-            return if self.unasked <= MAX_UNASKED || self.turn.deadline().is_some() {
-                Ok(())
-            } else {
-                Err(Lost::Talkative)
-            };
+            return self.on_unasked(op, &message);
         }
         if self.turn.on_message(message, &self.vm_id)? {
             self.send(&HostMessage::Ack.into_frame(op))?;
             (self.turn, self.unasked, self.idle_since) = (Turn::idle(), 0, Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Takes in what nobody waits for.
+    fn on_unasked(&mut self, op: u32, message: &GuestMessage) -> Result<(), Lost> {
+        self.unasked = self.unasked.saturating_add(1);
+        if self.unasked > MAX_UNASKED {
+            // While a program runs it is not answered: its deadline ends what the guest says in vain.
+            return if self.turn.deadline().is_some() { Ok(()) } else { Err(Lost::Talkative) };
+        }
+        // Its acknowledgement was lost with an earlier connection, and the agent keeps it until it has one.
+        if matches!(message, GuestMessage::Done(_) | GuestMessage::Refused(_)) {
+            self.send(&HostMessage::Ack.into_frame(op))?;
         }
         Ok(())
     }

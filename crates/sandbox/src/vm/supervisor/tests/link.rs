@@ -75,6 +75,23 @@ async fn the_end_of_an_operation_that_nobody_waits_for_is_acknowledged() {
     }
 }
 
+#[tokio::test]
+async fn a_guest_that_repeats_ends_and_does_not_read_makes_no_answers_pile_up() {
+    let mut fixture = Fixture::new("exec sleep 1000").await;
+    let execution = fixture.execute();
+    let op = fixture.guest.program().await;
+    for _ in 0..3 * MAX_UNASKED {
+        fixture.guest.done(77, 0).await;
+    }
+    fixture.guest.done(op, 0).await;
+    execution.await.expect("no panic").expect("it ran");
+    let mut answers = 0;
+    while fixture.guest.hear().await.expect("the host is there") != (op, HostMessage::Ack) {
+        answers += 1;
+    }
+    assert_eq!(answers, MAX_UNASKED);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_agent_that_does_not_answer_costs_the_execution_and_not_the_vm() {
     let fixture = Fixture::new("exec sleep 1000").await;
