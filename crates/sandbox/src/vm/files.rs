@@ -26,6 +26,9 @@ pub const MAX_FILE_BYTES: u64 = limits::MAX_FILE_BYTES;
 /// Entries that a list may have: some hundred megabytes of a guest's names are nobody's wish.
 pub const MAX_LISTED_ENTRIES: usize = 100_000;
 
+/// Bytes on the wire that a list may have: over 300 for each of so many entries. A hostile guest's names are as long as it likes.
+const MAX_LISTED_BYTES: usize = 32 << 20;
+
 /// How a file is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WriteOptions {
@@ -139,21 +142,21 @@ impl QemuVm {
     /// What is in the directory at `path` (empty for the home directory), `depth` levels deep: 1 is what is in it. Ordered by name.
     ///
     /// # Errors
-    /// As for [`read_file`](Self::read_file), and [`ErrorKind::File`] over [`MAX_LISTED_ENTRIES`].
+    /// As for [`read_file`](Self::read_file), and [`ErrorKind::File`] over [`MAX_LISTED_ENTRIES`] or 32 MiB of them.
     pub async fn list_files(&self, path: impl AsRef<Path>, depth: u32) -> Result<Vec<FileInfo>, Error> {
         let path = path.as_ref();
         let bytes = if path.as_os_str().is_empty() { Vec::new() } else { checked(path)? };
         let mut inbox = self.begin_file(HostMessage::FileList(FileList { path: bytes, depth })).await?;
-        let mut found = Vec::new();
+        let (mut found, mut found_bytes) = (Vec::new(), 0);
         loop {
             match inbox.next().await {
-                Next::Piece(Piece::Entries(entries, _)) if found.len() + entries.len() <= MAX_LISTED_ENTRIES => {
+                Next::Piece(Piece::Entries(entries, bytes)) => {
+                    found_bytes += bytes;
+                    if found.len() + entries.len() > MAX_LISTED_ENTRIES || found_bytes > MAX_LISTED_BYTES {
+                        inbox.call_off();
+                        return Err(too_many(path));
+                    }
                     found.extend(entries.into_iter().map(FileInfo::from));
-                }
-                Next::Piece(Piece::Entries(..)) => {
-                    inbox.call_off();
-                    let message = format!("listing {}: it has over {MAX_LISTED_ENTRIES} entries", path.display());
-                    return Err(Error::new(ErrorKind::File, message).remedied_by("list a directory below it"));
                 }
                 Next::Piece(Piece::Bytes(..)) => {}
                 Next::End(end) => {
@@ -243,6 +246,12 @@ async fn send(inbox: &mut Inbox<FileEnd>, mut content: impl AsyncRead + Unpin) -
         checksum.add(&piece);
         inbox.give(piece.freeze());
     }
+}
+
+fn too_many(path: &Path) -> Error {
+    let most = format!("{MAX_LISTED_ENTRIES} entries, or {} MiB of them", MAX_LISTED_BYTES >> 20);
+    let message = format!("listing {}: it has over {most}", path.display());
+    Error::new(ErrorKind::File, message).remedied_by("list a directory below it")
 }
 
 fn check_size(size: u64) -> Result<(), Error> {

@@ -72,6 +72,33 @@ async fn a_source_that_fails_costs_the_file_and_not_the_vm() {
     execution.await.expect("no panic").expect("it ran");
 }
 
+#[tokio::test]
+async fn a_list_that_is_too_long_in_bytes_is_called_off() {
+    let mut fixture = Fixture::new("exec sleep 1000").await;
+    let vm = Arc::clone(&fixture.vm);
+    let listing = tokio::spawn(async move { vm.list_files("", 1).await });
+    let op = loop {
+        if let (op, HostMessage::FileList(_)) = fixture.guest.hear().await.expect("the host is there") {
+            break op;
+        }
+    };
+    // Each is worth a grant.
+    let entry = exec_sandbox_wire::FileEntry { name: vec![b'x'; 128 << 10], ..Default::default() };
+    let entries = exec_sandbox_wire::FileEntries { entries: vec![entry] };
+    let mut said = 0;
+    loop {
+        fixture.guest.say(op, GuestMessage::FileEntries(entries.clone())).await;
+        said += 1;
+        assert!(said <= 32 * 8, "32 MiB are enough");
+        if let (_, HostMessage::Cancel) = fixture.guest.hear().await.expect("the host is there") {
+            break;
+        }
+    }
+    let error = listing.await.expect("no panic").expect_err("it is too long");
+    assert_eq!(error.kind(), ErrorKind::File);
+    assert!(error.to_string().contains("32 MiB"), "{error}");
+}
+
 /// A source that cannot be read.
 fn broken() -> impl tokio::io::AsyncRead + Unpin {
     struct Broken;
