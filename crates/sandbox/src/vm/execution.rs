@@ -32,6 +32,8 @@ const GRANT_AT_BYTES: usize = STREAM_WINDOW_BYTES as usize / 2;
 pub(super) enum Violation {
     #[error("the agent sent more than it was granted")]
     OverWindow,
+    #[error("the agent granted more than a window holds")]
+    OverGrant,
     #[error("the agent sent more output than is kept")]
     OverCap,
     #[error("the agent went on after the end of the operation")]

@@ -44,8 +44,8 @@ pub(super) enum Finished {
 /// Which way the data goes.
 #[derive(Debug)]
 enum Flow {
-    /// To the guest: what was sent, once all of it was.
-    Out { sum: Option<FileSum> },
+    /// To the guest: what may be sent, and what was sent once all of it was.
+    Out { window: Window, sum: Option<FileSum> },
     /// From the guest.
     In(Box<Incoming>),
     /// There is none.
@@ -71,7 +71,7 @@ impl Transfer {
             Flow::In(Box::new(Incoming { window, owed: 0, received: 0, checksum, is_list }))
         };
         let flow = match &request {
-            HostMessage::FileWrite(_) => Flow::Out { sum: None },
+            HostMessage::FileWrite(_) => Flow::Out { window: Window::default(), sum: None },
             HostMessage::FileRead(_) => incoming(false),
             HostMessage::FileList(_) => incoming(true),
             _ => Flow::Nowhere,
@@ -81,9 +81,12 @@ impl Transfer {
 
     /// What the caller gives becomes a frame.
     pub(super) fn on_given(&mut self, given: Given) -> Option<Frame> {
-        let Flow::Out { sum } = &mut self.flow else { return None };
+        let Flow::Out { window, sum } = &mut self.flow else { return None };
         let message = match given {
-            Given::Data(bytes) => HostMessage::FileData(bytes),
+            Given::Data(bytes) => {
+                window.take(bytes.len());
+                HostMessage::FileData(bytes)
+            }
             Given::End(whole) => {
                 *sum = Some(whole);
                 HostMessage::FileEnd(whole)
@@ -97,7 +100,10 @@ impl Transfer {
         match (message, &mut self.flow) {
             (GuestMessage::Refused(refused), _) => self.finished = Some(Finished::Refused(refused)),
             (GuestMessage::FileDone(sum), _) => self.finish(sum)?,
-            (GuestMessage::Credit(credit), Flow::Out { .. }) => return Ok((None, credit.data_bytes as usize)),
+            (GuestMessage::Credit(credit), Flow::Out { window, .. }) => {
+                window.grant(credit.data_bytes).map_err(|_| Violation::OverGrant)?;
+                return Ok((None, credit.data_bytes as usize));
+            }
             (GuestMessage::FileData(bytes), Flow::In(incoming)) if !incoming.is_list => {
                 return Ok((incoming.accept(&bytes)?, 0));
             }
@@ -121,7 +127,7 @@ impl Transfer {
     /// Whether the guest owes the next word: data, or the end.
     pub(super) fn waits_for_guest(&self) -> bool {
         match &self.flow {
-            Flow::Out { sum } => sum.is_some(),
+            Flow::Out { sum, .. } => sum.is_some(),
             Flow::In(_) | Flow::Nowhere => true,
         }
     }
@@ -133,7 +139,7 @@ impl Transfer {
 
     fn finish(&mut self, sum: FileSum) -> Result<(), Violation> {
         let agrees = match &self.flow {
-            Flow::Out { sum: sent } => *sent.as_ref().ok_or(Violation::OutOfPlace)? == sum,
+            Flow::Out { sum: sent, .. } => *sent.as_ref().ok_or(Violation::OutOfPlace)? == sum,
             Flow::In(incoming) if !incoming.is_list => {
                 sum == FileSum { size: incoming.received, checksum: incoming.checksum.value() }
             }
@@ -195,6 +201,10 @@ mod tests {
         GuestMessage::FileData(vec![b'x'; bytes].into())
     }
 
+    fn granted(data_bytes: u32) -> GuestMessage {
+        GuestMessage::Credit(Credit { data_bytes, ..Credit::default() })
+    }
+
     fn sum_of(bytes: usize) -> FileSum {
         let mut checksum = Checksum::default();
         checksum.add(&vec![b'x'; bytes]);
@@ -234,12 +244,20 @@ mod tests {
         assert!(!transfer.waits_for_guest(), "the caller has not given all yet");
         assert_eq!(transfer.on_message(GuestMessage::FileDone(sum_of(1))), Err(Violation::OutOfPlace));
         assert!(transfer.on_given(Given::Data("x".into())).is_some());
-        let granted = GuestMessage::Credit(Credit { data_bytes: 9, ..Credit::default() });
-        assert_eq!(transfer.on_message(granted), Ok((None, 9)));
+        assert_eq!(transfer.on_message(granted(1)), Ok((None, 1)));
         transfer.on_given(Given::End(sum_of(1))).expect("it is a frame");
         assert!(transfer.waits_for_guest());
         transfer.on_message(GuestMessage::FileDone(sum_of(1))).expect("it is honest");
         assert_eq!(transfer.finished(), Some(Finished::Done(1)));
+    }
+
+    #[test]
+    fn a_guest_grants_what_it_was_sent_and_no_more() {
+        let (mut transfer, _) = Transfer::start(3, HostMessage::FileWrite(FileWrite::default()));
+        assert_eq!(transfer.on_message(granted(1)), Err(Violation::OverGrant), "the window is open already");
+        transfer.on_given(Given::Data("abc".into())).expect("it is a frame");
+        assert_eq!(transfer.on_message(granted(u32::MAX)), Err(Violation::OverGrant));
+        assert_eq!(transfer.on_message(granted(3)), Ok((None, 3)));
     }
 
     #[test]
