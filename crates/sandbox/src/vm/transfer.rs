@@ -124,10 +124,10 @@ impl Transfer {
         Some(HostMessage::Credit(Credit { data_bytes, ..Credit::default() }).into_frame(self.op))
     }
 
-    /// Whether the guest owes the next word: data, or the end.
+    /// Whether the guest owes the next word: data, a grant, or the end.
     pub(super) fn waits_for_guest(&self) -> bool {
         match &self.flow {
-            Flow::Out { sum, .. } => sum.is_some(),
+            Flow::Out { window, sum } => sum.is_some() || window.available() == 0,
             Flow::In(_) | Flow::Nowhere => true,
         }
     }

@@ -36,8 +36,8 @@ pub(super) struct Transfers {
 struct Entry {
     transfer: Transfer,
     outlet: Outlet<FileEnd>,
-    /// When the guest was last heard of it, or last owed nothing.
-    heard: Instant,
+    /// When the guest or the caller last brought it forward.
+    moved: Instant,
 }
 
 impl Transfers {
@@ -52,19 +52,19 @@ impl Transfers {
     /// Begins one; the frame that says so.
     pub(super) fn begin(&mut self, op: u32, request: HostMessage, outlet: Outlet<FileEnd>) -> Frame {
         let (transfer, frame) = Transfer::start(op, request);
-        self.under_way.insert(op, Entry { transfer, outlet, heard: Instant::now() });
+        self.under_way.insert(op, Entry { transfer, outlet, moved: Instant::now() });
         frame
     }
 
     /// When the first of them is overdue.
     pub(super) fn due(&self) -> Option<Instant> {
         let waiting = self.under_way.values().filter(|entry| entry.waits_for_guest());
-        waiting.map(|entry| entry.heard + PATIENCE).min()
+        waiting.map(|entry| entry.moved + PATIENCE).min()
     }
 
     /// Ends those that are overdue; the frames that call them off.
     pub(super) fn expire(&mut self, now: Instant, vm_id: &str) -> Vec<Frame> {
-        let overdue = |entry: &Entry| entry.waits_for_guest() && entry.heard + PATIENCE <= now;
+        let overdue = |entry: &Entry| entry.waits_for_guest() && entry.moved + PATIENCE <= now;
         let ops: Vec<u32> = self.under_way.iter().filter(|(_, entry)| overdue(entry)).map(|(op, _)| *op).collect();
         ops.into_iter()
             .filter_map(|op| {
@@ -88,10 +88,14 @@ impl Transfers {
                 frames.push(HostMessage::Cancel.into_frame(*op));
                 return false;
             }
-            frames.extend(entry.transfer.on_taken(entry.outlet.taken().data));
+            let taken = entry.outlet.taken().data;
+            if taken > 0 {
+                entry.moved = Instant::now();
+            }
+            frames.extend(entry.transfer.on_taken(taken));
             for given in entry.outlet.given() {
                 frames.extend(entry.transfer.on_given(given));
-                entry.heard = Instant::now();
+                entry.moved = Instant::now();
             }
             true
         });
@@ -101,8 +105,11 @@ impl Transfers {
     /// Takes in what the guest says of one.
     pub(super) fn on_message(&mut self, op: u32, message: GuestMessage, vm_id: &str) -> Result<(), Violation> {
         let Some(entry) = self.under_way.get_mut(&op) else { return Ok(()) };
-        entry.heard = Instant::now();
         let (piece, granted) = entry.transfer.on_message(message)?;
+        // What is empty or unknown could be said for ever.
+        if piece.is_some() || granted > 0 {
+            entry.moved = Instant::now();
+        }
         match piece {
             Some(Piece::Bytes(stream, bytes)) => entry.outlet.push(stream, &bytes),
             Some(Piece::Entries(entries, bytes)) => entry.outlet.push_entries(entries, bytes),
@@ -154,4 +161,59 @@ fn file_end(finished: Finished, vm_id: &str) -> FileEnd {
     };
     let doing = "working on files in the guest";
     Err(Error::new(kind, doing).on_vm(vm_id).because(printable(&refused.detail, MAX_DETAIL_CHARS)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use exec_sandbox_wire::{FileRead, FileWrite, limits::STREAM_WINDOW_BYTES};
+    use tokio::time::advance;
+
+    use super::*;
+    use crate::vm::inbox::{self, Inbox, Next};
+
+    const OP: u32 = 3;
+
+    fn under_way(request: HostMessage) -> (Transfers, Inbox<FileEnd>) {
+        let (outlet, inbox) = inbox::pair(Arc::default());
+        let mut transfers = Transfers::default();
+        transfers.begin(OP, request, outlet);
+        (transfers, inbox)
+    }
+
+    fn data(bytes: &'static [u8]) -> GuestMessage {
+        GuestMessage::FileData(bytes.into())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_does_not_grant_for_what_it_was_sent_loses_the_file() {
+        let (mut transfers, mut inbox) = under_way(HostMessage::FileWrite(FileWrite::default()));
+        assert_eq!(transfers.due(), None, "the caller has given nothing yet");
+        advance(PATIENCE).await;
+        inbox.give(vec![0; STREAM_WINDOW_BYTES as usize].into());
+        transfers.attend();
+        assert_eq!(transfers.due(), Some(Instant::now() + PATIENCE));
+        advance(PATIENCE).await;
+        let frames = transfers.expire(Instant::now(), "vm-1");
+        assert_eq!(frames, [HostMessage::Cancel.into_frame(OP)]);
+        assert!(matches!(inbox.next().await, Next::End(Err(_))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_brings_it_forward_keeps_an_operation_alive() {
+        let (mut transfers, mut inbox) = under_way(HostMessage::FileRead(FileRead::default()));
+        let due = Instant::now() + PATIENCE;
+        advance(PATIENCE / 2).await;
+        for idle in [data(b""), GuestMessage::Unknown(exec_sandbox_wire::Kind(200))] {
+            transfers.on_message(OP, idle, "vm-1").expect("it is harmless");
+            assert_eq!(transfers.due(), Some(due));
+        }
+        transfers.on_message(OP, data(b"x"), "vm-1").expect("it is honest");
+        assert_eq!(transfers.due(), None, "it is for the caller to take it");
+        advance(2 * PATIENCE).await;
+        inbox.next().await;
+        transfers.attend();
+        assert_eq!(transfers.due(), Some(Instant::now() + PATIENCE), "the guest is not late because the caller was");
+    }
 }
