@@ -10,6 +10,7 @@ use std::{
     collections::VecDeque,
     mem,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -17,7 +18,7 @@ use exec_sandbox_wire::{
     FileEntry, FileSum,
     limits::{CHUNK_BYTES, STREAM_WINDOW_BYTES},
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 /// The streams that come from a guest: those of a program, and a file's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,6 +97,10 @@ struct Shared<E> {
 #[derive(Debug)]
 struct State<E> {
     pieces: VecDeque<Piece>,
+    /// Since when there was always a piece here, if there is one.
+    untaken_since: Option<Instant>,
+    /// For how long there was one before that.
+    untaken_for: Duration,
     taken: Taken,
     given: VecDeque<Given>,
     /// Bytes that the caller may give.
@@ -109,6 +114,8 @@ struct State<E> {
 pub(super) fn pair<E>(attention: Arc<Notify>) -> (Outlet<E>, Inbox<E>) {
     let state = State {
         pieces: VecDeque::new(),
+        untaken_since: None,
+        untaken_for: Duration::ZERO,
         taken: Taken::default(),
         given: VecDeque::new(),
         credit: STREAM_WINDOW_BYTES as usize,
@@ -128,7 +135,7 @@ impl<E> Outlet<E> {
             Some(Piece::Bytes(last, piece)) if *last == stream && piece.len() + bytes.len() <= CHUNK_BYTES as usize => {
                 piece.extend_from_slice(bytes);
             }
-            _ => state.pieces.push_back(Piece::Bytes(stream, bytes.into())),
+            _ => state.add(Piece::Bytes(stream, bytes.into())),
         }
         drop(state);
         self.shared.arrived.notify_one();
@@ -136,7 +143,7 @@ impl<E> Outlet<E> {
 
     /// Adds to a list what took so many bytes on the wire.
     pub(super) fn push_entries(&self, entries: Vec<FileEntry>, bytes: usize) {
-        self.shared.state().pieces.push_back(Piece::Entries(entries, bytes));
+        self.shared.state().add(Piece::Entries(entries, bytes));
         self.shared.arrived.notify_one();
     }
 
@@ -159,6 +166,11 @@ impl<E> Outlet<E> {
     /// Whether output lies here that the caller has not taken.
     pub(super) fn has_untaken(&self) -> bool {
         !self.shared.state().pieces.is_empty()
+    }
+
+    /// For how long output lay here that the caller had not taken, since this was last asked.
+    pub(super) fn delay(&self) -> Duration {
+        self.shared.state().delay()
     }
 
     /// How the caller left, if he did.
@@ -239,7 +251,7 @@ impl<E> Inbox<E> {
 
     fn take(&self) -> Option<Next<E>> {
         let mut state = self.shared.state();
-        if let Some(piece) = state.pieces.pop_front() {
+        if let Some(piece) = state.remove() {
             match &piece {
                 Piece::Bytes(StreamName::Stdout, bytes) => state.taken.stdout += bytes.len(),
                 Piece::Bytes(StreamName::Stderr, bytes) => state.taken.stderr += bytes.len(),
@@ -260,6 +272,27 @@ impl<E> Inbox<E> {
 impl<E> Drop for Inbox<E> {
     fn drop(&mut self) {
         self.leave(Left::Abandoned);
+    }
+}
+
+impl<E> State<E> {
+    fn add(&mut self, piece: Piece) {
+        self.pieces.push_back(piece);
+        self.untaken_since.get_or_insert_with(Instant::now);
+    }
+
+    fn remove(&mut self) -> Option<Piece> {
+        let piece = self.pieces.pop_front()?;
+        if self.pieces.is_empty() {
+            self.untaken_for += self.untaken_since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        }
+        Some(piece)
+    }
+
+    fn delay(&mut self) -> Duration {
+        let now = Instant::now();
+        let lying = self.untaken_since.as_mut().map_or(Duration::ZERO, |since| now - mem::replace(since, now));
+        mem::take(&mut self.untaken_for) + lying
     }
 }
 
@@ -336,7 +369,7 @@ mod tests {
         inbox.give(vec![0; window].into());
         attention.notified().await;
         assert_eq!(outlet.given().len(), 1);
-        let waiting = tokio::time::timeout(std::time::Duration::ZERO, inbox.credit()).await;
+        let waiting = tokio::time::timeout(Duration::ZERO, inbox.credit()).await;
         assert!(waiting.is_err(), "nothing is granted");
         outlet.grant(5);
         assert_eq!(inbox.credit().await, Some(5));

@@ -210,15 +210,12 @@ impl Turn {
         }
     }
 
-    /// Whether the delay of a program that should have ended by now is its caller's own: output waits to be taken. It then has
-    /// some more time.
+    /// Gives a program that should have ended by `now` the time for which its output lay untaken, because that delay is its
+    /// caller's own. Whether it has time left. A guest that floods its caller at the last instant gains nothing.
     pub(super) fn forgive(&mut self, now: Instant) -> bool {
         let Self::Running(running) = self else { return false };
-        let forgiven = running.outlet.has_untaken();
-        if forgiven {
-            running.deadline = now + HOST_SLACK;
-        }
-        forgiven
+        running.deadline += running.outlet.delay();
+        running.deadline > now
     }
 
     /// The VM ends because of `end`. Whose turn it was is told; who asked for the end is told when it is complete.
@@ -273,5 +270,64 @@ impl Running {
             None => Err(Error::new(ErrorKind::OutcomeUnknown, "waiting for the program's end").because(Lost::Overdue)),
         };
         outlet.end(finale);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::Duration};
+
+    use tokio::time::{advance, sleep_until};
+
+    use super::*;
+    use crate::{
+        ExecRequest, Language, SchedulerConfig,
+        vm::inbox::{self, Inbox},
+    };
+
+    fn running() -> (Turn, Inbox<Finale>) {
+        let (outlet, inbox) = inbox::pair(Arc::default());
+        let request = ExecRequest::new("true").validate(Language::Raw, &SchedulerConfig::default());
+        let cpu = None::<future::Ready<Result<Cpu, Error>>>;
+        let mut turn = Turn::idle();
+        turn.wait(Waiting::new(0, Box::new(request.expect("it is valid")), outlet, cpu));
+        turn.dispatch(1).expect("it waits");
+        (turn, inbox)
+    }
+
+    fn write(turn: &mut Turn) {
+        let is_over = turn.on_message(GuestMessage::Stdout("x".into()), "vm-1").expect("it is honest");
+        assert!(!is_over);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_is_given_the_time_that_its_caller_has_taken() {
+        let (mut turn, mut inbox) = running();
+        let deadline = turn.deadline().expect("it runs");
+        let delay = Duration::from_secs(5);
+        sleep_until(deadline - 2 * delay).await;
+        for _ in 0..2 {
+            write(&mut turn);
+            advance(delay).await;
+            inbox.next().await;
+        }
+        assert!(turn.forgive(Instant::now()));
+        assert_eq!(turn.deadline(), Some(deadline + 2 * delay));
+        write(&mut turn);
+        for _ in 0..100 {
+            advance(2 * delay).await;
+            assert!(turn.forgive(Instant::now()), "nobody has taken it yet");
+        }
+        inbox.next().await;
+        advance(2 * delay).await;
+        assert!(!turn.forgive(Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn output_that_comes_at_the_last_instant_gains_no_time() {
+        let (mut turn, _inbox) = running();
+        sleep_until(turn.deadline().expect("it runs")).await;
+        write(&mut turn);
+        assert!(!turn.forgive(Instant::now()));
     }
 }
