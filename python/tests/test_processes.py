@@ -74,8 +74,9 @@ async def _cpu_percent(process: psutil.Process, samples: int) -> list[float]:
     return percents
 
 
-def _highest_median(percents: list[list[float]]) -> float:
-    return max(statistics.median(of_one) for of_one in percents)
+def _highest_mean(percents: list[list[float]]) -> float:
+    # A second's is counted in ticks of 10 ms, of which a median would say one or two.
+    return max(statistics.fmean(of_one) for of_one in percents)
 
 
 async def test_the_channel_of_a_vm_that_has_ended_is_closed() -> None:
@@ -112,12 +113,11 @@ async def test_an_orphan_sleeps_and_is_destroyed_like_any_other() -> None:
             assert (await vm.execute(code)).exit_code == 0
             await vm.channel.close()
             await vm.channel.close()
-        # Long enough for the seconds in which a guest settles to be the fewer. Whatever else the machine does only adds to it, so the
-        # best of three rounds counts.
+        # A guest settles for a minute. Whatever else the machine does only adds to it, by as much as twice, so the best round counts.
         rounds: list[list[list[float]]] = []
-        while len(rounds) < 3 and not (rounds and _highest_median(rounds[-1]) < 2):
+        while len(rounds) < 6 and not (rounds and _highest_mean(rounds[-1]) < 2):
             rounds.append(await asyncio.gather(*[_cpu_percent(process, 20) for process in processes]))
-        assert _highest_median(rounds[-1]) < 2, rounds
+        assert _highest_mean(rounds[-1]) < 2, rounds
         assert max(map(max, rounds[-1])) < 10, rounds
         await _ends_are_confirmed(vms, processes)
         assert manager.get_active_vms() == {}
