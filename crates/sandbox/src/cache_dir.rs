@@ -6,9 +6,10 @@
 mod evict;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     ffi::OsStr,
     fs::{self, DirEntry, File},
+    hash::Hash,
     io,
     os::unix::fs::MetadataExt as _,
     path::Path,
@@ -28,6 +29,9 @@ use crate::{
 
 /// What blocks are counted in, whatever the file system's are.
 pub(crate) const BLOCK_BYTES: u64 = 512;
+
+/// Things of a kind that a process has in hand at once, each some open files, which keep the disk's room also of one that was removed.
+pub(crate) const MOST_IN_HAND: usize = 64;
 
 /// How exact the time of the last use is: what is used all the time is not written to all the time.
 const USE_IS_NOTED_EVERY: Duration = Duration::from_secs(60 * 60);
@@ -55,6 +59,15 @@ pub(crate) fn last_use(dir: &Path, used: &str, now: SystemTime) -> SystemTime {
             now
         }
         Err(_gone) => now,
+    }
+}
+
+/// Lets one go that `is_there`, in hand, if there are as many as there may be. It is found again in its store.
+pub(crate) fn make_place<K: Copy + Eq + Hash, P>(places: &mut HashMap<K, P>, is_there: impl Fn(&P) -> bool) {
+    let mut there = places.iter().filter(|(_, place)| is_there(place)).map(|(key, _)| *key);
+    let any = there.next();
+    if let Some(key) = any.filter(|_| there.count() + 1 >= MOST_IN_HAND) {
+        places.remove(&key);
     }
 }
 

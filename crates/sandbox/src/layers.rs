@@ -44,7 +44,7 @@ pub(crate) use store::Store;
 pub(crate) use store::tests as store_tests;
 
 use crate::{
-    Error, ErrorKind, MAX_FILE_BYTES, Output,
+    Error, ErrorKind, MAX_FILE_BYTES, Output, cache_dir,
     request::PackageSet,
     shared::{self, SharedCache},
 };
@@ -57,9 +57,6 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// Largest layer: what can be taken out of the machine that makes it.
 const MAX_LAYER_BYTES: u64 = MAX_FILE_BYTES;
-
-/// Layers that are in hand at once, each an open file, which keeps the disk's room also of one that was removed.
-const MOST_IN_HAND: usize = 64;
 
 /// Machines that are lost while they install, before it is believed that they always will be.
 const MOST_LOST: u32 = 2;
@@ -192,7 +189,7 @@ impl Layers {
             let mut places = self.places();
             match &made {
                 Ok(layer) => {
-                    make_place(&mut places);
+                    cache_dir::make_place(&mut places, |place| matches!(place, Place::There(_)));
                     places.insert(key, Place::There(Arc::clone(layer)));
                 }
                 Err(_) => drop(places.remove(&key)),
@@ -305,15 +302,6 @@ impl Layers {
     }
 }
 
-/// Lets one go that is in hand, if there are as many as there may be. It is found again in the store.
-fn make_place(places: &mut HashMap<LayerKey, Place>) {
-    let mut there = places.iter().filter(|(_, place)| matches!(place, Place::There(_))).map(|(key, _)| *key);
-    let any = there.next();
-    if let Some(key) = any.filter(|_| there.count() + 1 >= MOST_IN_HAND) {
-        places.remove(&key);
-    }
-}
-
 /// The name of a layer where several machines find it.
 fn entry_name(key: LayerKey) -> (&'static str, String) {
     (shared::LAYER, key.to_string())
@@ -352,7 +340,7 @@ impl Failure {
 impl From<Error> for Failure {
     /// An error of the machine that installs. Its user's code has not run, whatever has become of ours.
     fn from(error: Error) -> Self {
-        let (told, cause) = (error.to_string(), std::error::Error::source(&error).map(crate::cache_dir::chain));
+        let (told, cause) = (error.to_string(), std::error::Error::source(&error).map(cache_dir::chain));
         let whole = cause.as_ref().map_or_else(|| told.clone(), |cause| format!("{told}: {cause}"));
         let remedy = error.remedy().map(str::to_owned);
         let failure = |kind, message: String, cause| Self { kind, message, remedy, cause, is_of_a_lost_machine: false };
@@ -381,7 +369,7 @@ impl From<StoreError> for Failure {
         let remedy =
             is_no_room.then(|| "free some of the disk (sbx cache gc), or name another cache directory".to_owned());
         let message = "keeping what was installed".into();
-        let cause = Some(crate::cache_dir::chain(&error));
+        let cause = Some(cache_dir::chain(&error));
         Self { kind: ErrorKind::Host, message, remedy, cause, is_of_a_lost_machine: false }
     }
 }

@@ -19,15 +19,12 @@ use tracing::{debug, info, warn};
 
 use super::{Draft, Key, Parts, RAM, STATE, Store, StoreError, Template};
 use crate::{
-    Language,
+    Language, cache_dir,
     shared::{self, SharedCache},
 };
 
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Snapshots that are in hand at once, each up to three open files, which keep the disk's room also of one that was removed.
-const MOST_IN_HAND: usize = 64;
 
 /// Snapshots for the VMs of one host.
 #[derive(Debug)]
@@ -346,7 +343,7 @@ impl Coming {
 
     fn fill(self, template: Arc<Template>) {
         let mut places = self.shelf.places();
-        make_place(&mut places);
+        cache_dir::make_place(&mut places, |place| matches!(place, Place::There(_)));
         places.insert(self.key, Place::There(template));
     }
 }
@@ -357,15 +354,6 @@ impl Drop for Coming {
         if matches!(places.get(&self.key), Some(Place::Coming(_))) {
             places.remove(&self.key);
         }
-    }
-}
-
-/// Lets go of one that is in hand, if there are too many. It is found again on the disk.
-fn make_place(places: &mut HashMap<Key, Place>) {
-    let mut there = places.iter().filter(|(_, place)| matches!(place, Place::There(_))).map(|(key, _)| *key);
-    let any = there.next();
-    if let Some(key) = any.filter(|_| there.count() + 1 >= MOST_IN_HAND) {
-        places.remove(&key);
     }
 }
 

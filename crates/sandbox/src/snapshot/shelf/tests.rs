@@ -183,11 +183,11 @@ async fn only_so_many_are_in_hand() {
     let dir = tempfile::tempdir().expect("a directory");
     let shelf = shelf(&dir);
     let template = made(&shelf).await;
-    for number in 0..MOST_IN_HAND + 2 {
+    for number in 0..cache_dir::MOST_IN_HAND + 2 {
         let mut places = shelf.places();
-        make_place(&mut places);
+        cache_dir::make_place(&mut places, |place| matches!(place, Place::There(_)));
         places.insert(tests::parts(&number.to_string()).key(), Place::There(Arc::clone(&template)));
     }
-    assert_eq!(shelf.places().len(), MOST_IN_HAND);
+    assert_eq!(shelf.places().len(), cache_dir::MOST_IN_HAND);
     shelf.settle().await;
 }
