@@ -147,6 +147,9 @@ fn a_damaged_image_is_mended() {
 #[test]
 fn what_is_left_of_an_image_that_was_replaced_stays_until_somebody_wants_it_gone() {
     let world = World::new();
+    let prune = || world.json(&["image", "prune", "--json"], &[]);
+    assert_eq!(prune(), (Some(0), json!({ "files": 0, "size_bytes": 0 })));
+    assert!(!world.images().exists(), "nor does looking make it");
     world.json(&["image", "pull", "--from", "published", "--json"], &[]);
     let published = world.base().join("standard.json");
     let mut manifest: Value = serde_json::from_slice(&fs::read(&published).expect("it is there")).expect("it is JSON");
@@ -157,7 +160,6 @@ fn what_is_left_of_an_image_that_was_replaced_stays_until_somebody_wants_it_gone
     let root = world.images().join("blobs").join(BLOBS[2].2);
     assert!(root.exists(), "whoever has started with it may still need it");
 
-    let prune = || world.json(&["image", "prune", "--json"], &[]);
     assert_eq!(prune(), (Some(0), json!({ "files": 2, "size_bytes": "root".len() + 2 })));
     assert!(!root.exists());
     assert_eq!(prune(), (Some(0), json!({ "files": 0, "size_bytes": 0 })));

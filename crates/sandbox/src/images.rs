@@ -68,7 +68,9 @@ pub fn images(config: &SchedulerConfig) -> Result<Vec<ImageInfo>, Error> {
 /// A manifest cannot be read, and nothing is removed; or a file cannot be removed.
 pub fn prune_images(config: &SchedulerConfig) -> Result<PrunedImages, Error> {
     let settings = config.clone().resolve(&Environment::read())?;
-    let pruned = ImageStore::at(&settings.images_dir).prune();
+    // To look for what could go makes the directory, whose name may be a mistake.
+    let is_there = settings.images_dir.is_dir();
+    let pruned = if is_there { ImageStore::at(&settings.images_dir).prune() } else { Ok(Pruned::default()) };
     pruned.map(|Pruned { files, size_bytes }| PrunedImages { files, size_bytes }).map_err(|error| {
         let failed = |kind| Error::new(kind, format!("pruning the images in {}", settings.images_dir.display()));
         match error {
