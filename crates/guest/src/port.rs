@@ -5,7 +5,7 @@
 //! with nothing to read, for ever ([`reader`]), and some kernels lose the wake-up for "writable" ([`writer`]).
 //!
 //! ```text
-//!        Up ──────────────▶ Bytes … ──▶ Down ──▶ (waits, 50 ms → 1 s) ──▶ Up
+//!        Up ──────────────▶ Bytes … ──▶ Down ──▶ (waits, 50 ms → 4 s) ──▶ Up
 //! ```
 //! The port never blocks. A blocking write that began as the host left would moreover end when the next one comes, and put half a
 //! frame before its Hello. So each write checks that the connection is still the one it was meant for,
@@ -18,8 +18,10 @@
 //! agent has run is not seen to have gone; it hears the rest of what was meant for the last one, and no Hello. And when a host
 //! leaves while the port is full, QEMU may hold back what is written for the next one until that has gone too.
 
+mod alarm;
 mod edges;
 mod reader;
+mod watched;
 mod writer;
 
 use std::{cell::Cell, fs, io, path::PathBuf, thread, time::Duration};
@@ -33,6 +35,7 @@ use rustix::{
 };
 use tokio::sync::mpsc;
 
+use alarm::Alarm;
 use edges::Edges;
 
 const PORTS: &str = "/sys/class/virtio-ports";
@@ -99,6 +102,7 @@ pub(crate) struct Port {
 pub(crate) struct Traffic {
     port: OwnedFd,
     edges: Edges,
+    alarm: Alarm,
     tell: mpsc::Sender<Event>,
     queues: Queues,
 }
@@ -179,10 +183,10 @@ impl Queues {
 impl Traffic {
     /// Reads and writes until the port fails, or nobody wants to hear of it (`Ok`).
     pub(crate) async fn run(self) -> Result<(), Errno> {
-        let Self { port, edges, tell, queues } = self;
+        let Self { port, edges, alarm, tell, queues } = self;
         let connections = Connections::default();
         tokio::select! {
-            ended = reader::run(&port, &edges, &connections, &tell) => ended,
+            ended = reader::run(&port, &edges, &alarm, &connections, &tell) => ended,
             () = writer::run(&port, &edges, &connections, queues) => Ok(()),
         }
     }
@@ -201,9 +205,10 @@ pub(crate) fn open() -> Result<Port, PortError> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let port = rustix::fs::open(&path, flags, Mode::empty()).map_err(|source| PortError::Open { path, source })?;
     let edges = Edges::watch(&port).map_err(|source| PortError::Watch { source })?;
+    let alarm = Alarm::new().map_err(|source| PortError::Watch { source })?;
     let (tell, events) = mpsc::channel(EVENTS);
     let (outbound, queues) = queues();
-    let traffic = Traffic { port, edges, tell, queues };
+    let traffic = Traffic { port, edges, alarm, tell, queues };
     Ok(Port { events, outgoing: outbound.outgoing.clone(), outbound, traffic })
 }
 

@@ -15,7 +15,7 @@ const UNSAFE_ROOMS: [&str; 28] = [
     "crates/guest/src/files/identity.rs",
     "crates/guest/src/main.rs",
     "crates/guest/src/network/interface.rs",
-    "crates/guest/src/port/edges.rs",
+    "crates/guest/src/port/watched.rs",
     "crates/guest/src/random.rs",
     "crates/guest/src/spawn.rs",
     "crates/guest/tests/wrappers/harness.rs",

@@ -2,7 +2,6 @@
 //!
 //! The port is watched by a queue of events of its own, and the loop watches that. A port whose host has left hangs up; the loop would
 //! take this for the end of it, and hear of nothing that comes afterwards.
-#![expect(unsafe_code, reason = "the loop does not check what it is to watch")]
 
 use std::{future, io, time::Duration};
 
@@ -10,10 +9,9 @@ use rustix::{
     event::{Timespec, epoll},
     fd::{AsFd, OwnedFd},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    time::timeout,
-};
+use tokio::{io::unix::AsyncFd, time::timeout};
+
+use super::watched::watched;
 
 /// The queue of a port's events. Each change is told once, and to all who wait then: look first, then wait.
 #[derive(Debug)]
@@ -25,9 +23,7 @@ impl Edges {
         let queue = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
         epoll::add(&queue, port, epoll::EventData::new_u64(0), flags)?;
-        // SAFETY: the queue is open, and `AsyncFd` owns it: nobody replaces or closes it before that does.
-        let watched = unsafe { AsyncFd::register_with_interest(queue, Interest::READABLE) }?;
-        Ok(Self(watched))
+        Ok(Self(watched(queue)?))
     }
 
     /// Waits for a change.

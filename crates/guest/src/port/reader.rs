@@ -7,11 +7,12 @@ use exec_sandbox_wire::limits;
 use rustix::{buffer::spare_capacity, fd::OwnedFd, io::Errno};
 use tokio::sync::mpsc;
 
-use super::{Connection, Connections, Edges, Event};
+use super::{Alarm, Connection, Connections, Edges, Event};
 
-/// First and last wait for a host that is away. Its return wakes the wait; these are the net under that.
+/// First and last wait for a host that is away. Its return wakes the wait; these are the net under that, and a host that is not heard
+/// comes again. A guest that does nothing wakes for hardly anything else.
 const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LAST_WAIT: Duration = Duration::from_secs(1);
+const LAST_WAIT: Duration = Duration::from_secs(4);
 
 /// What is handed over at once, if so much is there: a chunk of a file.
 const GATHER_BYTES: usize = limits::CHUNK_BYTES as usize;
@@ -24,6 +25,7 @@ const COPY_BYTES: usize = 4096;
 pub(super) async fn run(
     port: &OwnedFd,
     edges: &Edges,
+    alarm: &Alarm,
     connections: &Connections,
     tell: &mpsc::Sender<Event>,
 ) -> Result<(), Errno> {
@@ -50,7 +52,10 @@ pub(super) async fn run(
             }
         }
         if read == Ok(0) {
-            edges.next_within(wait).await;
+            tokio::select! {
+                () = edges.next() => {}
+                () = alarm.after(wait) => {}
+            }
             wait = next_wait(wait);
             continue;
         }
@@ -126,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn waits_for_an_absent_host_grow_to_a_second_and_no_further() {
+    fn waits_for_an_absent_host_grow_to_four_seconds_and_no_further() {
         let waits: Vec<u128> = std::iter::successors(Some(FIRST_WAIT), |wait| Some(next_wait(*wait)))
-            .take(7)
+            .take(9)
             .map(|w| w.as_millis())
             .collect();
-        assert_eq!(waits, [50, 100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(waits, [50, 100, 200, 400, 800, 1600, 3200, 4000, 4000]);
     }
 
     #[tokio::test]
@@ -154,8 +159,9 @@ mod tests {
     async fn hosts_that_come_and_go_are_told_in_order_and_what_one_left_behind_is_not_the_next_ones() {
         let (fifo, connections) = (Fifo::new(), Connections::default());
         let edges = Edges::watch(&fifo.port).expect("it can be watched");
+        let alarm = Alarm::new().expect("a timer");
         let (tell, mut events) = mpsc::channel(8);
-        let mut reader = pin!(run(&fifo.port, &edges, &connections, &tell));
+        let mut reader = pin!(run(&fifo.port, &edges, &alarm, &connections, &tell));
         let mut next = async || {
             tokio::select! {
                 event = events.recv() => event.map(|event| format!("{event:?}")).unwrap_or_default(),
