@@ -163,7 +163,9 @@ fn devices(machine: &Machine, args: &mut Args) {
         args.pair("-add-fd", format!("fd={},set={LAYER_FD_SET}", layer.fd));
         disk("layer", LAYER_DISK_SERIAL, Path::new(&format!("/dev/fdset/{LAYER_FD_SET}")), args);
     }
-    args.pair("-device", "virtio-serial-device");
+    // The agent's port, and the one before it, which is for a console. With more of them a guest makes two queues for each, goes through
+    // them all at every interrupt, and QEMU keeps a descriptor for each.
+    args.pair("-device", "virtio-serial-device,max_ports=2");
     args.pair("-chardev", format!("socket,id=agent,fd={},server=on,wait=off", machine.agent_fd));
     args.pair("-device", format!("virtserialport,chardev=agent,name={AGENT_PORT_NAME}"));
     // From getrandom, so that QEMU needs no file. Without it the first program in the guest can wait seconds for entropy.
