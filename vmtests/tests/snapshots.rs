@@ -273,15 +273,16 @@ fn break_translations(snapshot: &Path) {
         file.read_exact_at(&mut bytes, at).expect("it has so many");
         u64::from_le_bytes(bytes)
     };
-    // The head of the file, see `accel/tcg/kept.c` in the patch of QEMU: a block's own size, a cache line's, the table's. Blocks follow.
+    // The head of the file, see `accel/tcg/kept.c` in the patch of QEMU: the size of what TCG notes of a block, a cache line's, the table's.
+    // Blocks follow, each with lengths in front of it.
     let [block_bytes, line_bytes, slots] = [56, 80, 96].map(number);
-    let mut table = vec![0; usize::try_from(slots).expect("it is small") * 16];
+    let mut table = vec![0; usize::try_from(slots).expect("it is small") * 8];
     file.read_exact_at(&mut table, 4096).expect("it has so many");
-    let blocks = 4096 + 16 * slots;
-    for slot in table.chunks_exact(16) {
+    let (blocks, lengths_bytes) = (4096 + 8 * slots, 16);
+    for slot in table.chunks_exact(8) {
         let place = u32::from_le_bytes([slot[4], slot[5], slot[6], slot[7]]);
         if place != 0 {
-            let code = blocks + u64::from(place) - 1 + block_bytes.next_multiple_of(line_bytes);
+            let code = blocks + u64::from(place) - 1 + lengths_bytes + block_bytes.next_multiple_of(line_bytes);
             file.write_all_at(&[0xcc; 4], code).expect("it is ours");
         }
     }
