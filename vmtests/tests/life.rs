@@ -1,6 +1,7 @@
 //! The life of a VM: one owner, confirmed death, and orphans that sleep. Figures are those of QEMU's own process.
 
 use std::{
+    fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     sync::Arc,
@@ -21,6 +22,10 @@ const SAMPLE: Duration = Duration::from_secs(1);
 /// What an orphan may take of a core: the median of the samples, and the 95th percentile.
 const MEDIAN_LIMIT: f64 = 0.02;
 const P95_LIMIT: f64 = 0.10;
+
+/// How often an orphan's threads may give the processor up in a second, on average, whatever the machine makes of the time between. It is 25;
+/// of one whose agent looked each second and whose kernel had more to see to it was 80.
+const SWITCHES_LIMIT: u64 = 50;
 
 async fn manager(world: &World) -> VmManager {
     VmManager::start(world.config()).await.unwrap_or_else(|error| panic!("{error}: {:?}", error.remedy()))
@@ -69,6 +74,17 @@ async fn loads(of: &[&Process], count: usize) -> Vec<Vec<f64>> {
     loads
 }
 
+/// How often threads of the process have gone to sleep or been put off.
+fn switches(process: &Process) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("it lives").filter_map(Result::ok);
+    let statuses = threads.filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    let counts = |status: String| -> u64 {
+        let lines = status.lines().filter_map(|line| line.split_once("_ctxt_switches:"));
+        lines.map(|(_, count)| count.trim().parse::<u64>().expect("a number")).sum()
+    };
+    statuses.map(counts).sum()
+}
+
 fn assert_asleep(mut loads: Vec<f64>) {
     loads.sort_by(f64::total_cmp);
     let (median, p95) = (loads[loads.len() / 2], loads[(loads.len() * 95).div_ceil(100) - 1]);
@@ -82,7 +98,10 @@ async fn an_orphan_sleeps() {
     let fresh = vm(&manager, Language::Raw).await;
     fresh.channel().close().await.expect("it lives");
     sleep(SETTLE).await;
-    let loads = loads(&[fresh.process()], 10).await;
+    let (before, seconds) = (switches(fresh.process()), 10);
+    let loads = loads(&[fresh.process()], seconds).await;
+    let switches = switches(fresh.process()) - before;
+    assert!(switches > 0 && switches < SWITCHES_LIMIT * seconds as u64, "{switches} in {seconds} s");
     assert_asleep(loads.concat());
     fresh.destroy().await.expect("it dies");
     world.assert_empty([fresh.vm_id()]);
@@ -100,7 +119,7 @@ async fn three_orphans_that_have_worked_in_three_languages_sleep_at_once_and_for
         orphans.push(vm);
     }
     sleep(SETTLE).await;
-    for loads in loads(&orphans.iter().map(QemuVm::process).collect::<Vec<_>>(), 15).await {
+    for loads in loads(&orphans.iter().map(QemuVm::process).collect::<Vec<_>>(), 20).await {
         assert_asleep(loads);
     }
     // Asleep, not dead: each goes on where it was.
@@ -259,7 +278,7 @@ async fn cycles(count: usize) {
     first.close().await.expect("nothing is left");
     drop(first);
     let manager = manager(&world).await;
-    let entries = |dir: &str| std::fs::read_dir(dir).expect("/proc can be read").count();
+    let entries = |dir: &str| fs::read_dir(dir).expect("/proc can be read").count();
     // The first VMs make what stays: the spawner's thread, the allocator's pools.
     for _ in 0..3 {
         vm(&manager, Language::Raw).await.destroy().await.expect("it dies");
