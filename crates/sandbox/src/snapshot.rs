@@ -49,7 +49,7 @@ use template::Claimed;
 
 pub(crate) use draft::Draft;
 pub(crate) use error::StoreError;
-pub(crate) use fill::{MAX_TRANSLATIONS_BYTES, Saved, Translations};
+pub(crate) use fill::MAX_TRANSLATIONS_BYTES;
 pub(crate) use parts::{Key, Parts};
 pub(crate) use shelf::{Donation, Offer, Shelf, Want};
 pub(crate) use template::Template;

@@ -51,6 +51,45 @@ pub(crate) struct Draft {
     lock: KeyLock,
 }
 
+/// Room in a draft for translations.
+#[derive(Debug)]
+pub(crate) struct RoomForTranslations {
+    memories: PathBuf,
+    dir: PathBuf,
+    /// What else may still be written.
+    other_bytes: u64,
+}
+
+/// Translations in a file that nobody else writes to.
+#[derive(Debug)]
+pub(crate) struct WrittenTranslations(File);
+
+impl RoomForTranslations {
+    /// Makes a file for at most so many bytes, which `write` fills. On failure there is none.
+    pub(super) fn write(
+        &self,
+        most_bytes: u64,
+        write: impl FnOnce(&File) -> io::Result<()>,
+    ) -> Result<WrittenTranslations, StoreError> {
+        check_room(&self.dir, most_bytes + self.other_bytes)?;
+        let path = self.dir.join(TRANSLATIONS);
+        let mut options = File::options();
+        options.read(true).write(true).create_new(true).mode(WHILE_IT_IS_THE_HOSTS);
+        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
+        let named = write(&file).map_err(StoreError::io("write", &path)).and_then(|()| {
+            memories::add(&self.memories, &path, &file).map_err(StoreError::io("name translations in", &self.memories))
+        });
+        match named {
+            Ok(()) => Ok(WrittenTranslations(file)),
+            Err(error) => {
+                // It is in nobody's way if it stays, for no manifest speaks of it.
+                drop(fs::remove_file(&path));
+                Err(error)
+            }
+        }
+    }
+}
+
 impl Draft {
     /// Begins in the store's directory of drafts, where what others have left of this key is removed first.
     pub(super) fn begin(store: &Store, parts: &Parts, lock: KeyLock) -> Result<Self, StoreError> {
@@ -152,28 +191,18 @@ impl Draft {
         &self.state
     }
 
-    /// Takes over translations that `write` writes to a file of their own, of at most `most_bytes`. On failure there is none.
-    pub(super) fn add_translations(
-        &mut self,
-        most_bytes: u64,
-        write: impl FnOnce(&File) -> io::Result<()>,
-    ) -> Result<(), StoreError> {
-        // What else is still to be written has room before them.
-        check_room(&self.dir, most_bytes + ROOM_BESIDE_MEMORY_BYTES)?;
-        let path = self.dir.join(TRANSLATIONS);
-        let mut options = File::options();
-        options.read(true).write(true).create_new(true).mode(WHILE_IT_IS_THE_HOSTS);
-        let file = options.open(&path).map_err(StoreError::io("create", &path))?;
-        let memories = self.store.memories_dir();
-        let named = write(&file).map_err(StoreError::io("write", &path)).and_then(|()| {
-            memories::add(&memories, &path, &file).map_err(StoreError::io("name translations in", &memories))
-        });
-        match named {
-            Ok(()) => self.translations = Some(file),
-            // It is in nobody's way if it stays, for no manifest speaks of it.
-            Err(_) => drop(fs::remove_file(&path)),
+    /// Where its translations may be written while the rest of it is.
+    pub(crate) fn room_for_translations(&self) -> RoomForTranslations {
+        RoomForTranslations {
+            memories: self.store.memories_dir(),
+            dir: self.dir.clone(),
+            other_bytes: memory_bytes(self.parts.memory_mib) + ROOM_BESIDE_MEMORY_BYTES,
         }
-        named
+    }
+
+    /// Takes over what was written there.
+    pub(crate) fn add_translations(&mut self, written: WrittenTranslations) {
+        self.translations = Some(written.0);
     }
 
     /// The snapshot as it will be, for use in this process at once. From here on its files are read-only.

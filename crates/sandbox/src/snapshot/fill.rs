@@ -5,7 +5,7 @@ use std::{fs::File, io, os::unix::fs::FileExt as _};
 use rustix::fs::SeekFrom;
 use tracing::warn;
 
-use super::Draft;
+use super::draft::{Draft, RoomForTranslations, WrittenTranslations};
 
 /// Read and written at once.
 const CHUNK_BYTES: usize = 256 * 1024;
@@ -16,42 +16,32 @@ const PAGE_BYTES: usize = 4096;
 /// Most bytes of translations: as many as the buffer has in which QEMU makes them.
 pub(crate) const MAX_TRANSLATIONS_BYTES: u64 = 256 << 20;
 
-/// What there is of a guest that was saved, and stands still.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Saved<'a> {
-    pub(crate) memory: &'a File,
-    /// The device state.
-    pub(crate) state: &'a [u8],
-    pub(crate) translations: Option<Translations<'a>>,
-}
-
-/// What QEMU has translated of a guest.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Translations<'a> {
-    pub(crate) file: &'a File,
-    /// How many bytes of the file count, from its beginning.
-    pub(crate) length: u64,
-}
-
 impl Draft {
-    /// Writes down the device state and a copy of the guest's memory. Pages of zeros take no room.
-    ///
-    /// Translations that cannot be copied are left out, and the draft is whole without them. More than [`MAX_TRANSLATIONS_BYTES`] are
-    /// refused before anything is written.
-    pub(crate) fn fill(mut self, saved: &Saved<'_>) -> io::Result<Self> {
-        if let Some(length) = saved.translations.map(|all| all.length).filter(|all| *all > MAX_TRANSLATIONS_BYTES) {
+    /// Writes down the device state and a copy of the memory of a guest that stands still. Pages of zeros take no room.
+    pub(crate) fn fill(self, memory: &File, state: &[u8]) -> io::Result<Self> {
+        self.state().write_all_at(state, 0)?;
+        copy_sparse(memory, self.ram(), memory.metadata()?.len())?;
+        Ok(self)
+    }
+}
+
+impl RoomForTranslations {
+    /// Copies what QEMU has translated of a guest, the first `length` bytes of a file. `None`: there is nothing, or it cannot be copied,
+    /// and the draft is whole without. More than [`MAX_TRANSLATIONS_BYTES`] are refused before anything is written.
+    pub(crate) fn copy(&self, translated: &File, length: u64) -> io::Result<Option<WrittenTranslations>> {
+        if length > MAX_TRANSLATIONS_BYTES {
             let why = format!("translations of {length} bytes are over the limit of {MAX_TRANSLATIONS_BYTES}");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
         }
-        self.state().write_all_at(saved.state, 0)?;
-        copy_sparse(saved.memory, self.ram(), saved.memory.metadata()?.len())?;
-        if let Some(Translations { file, length }) = saved.translations.filter(|all| all.length > 0) {
-            let added = self.add_translations(length, |to| copy_beginning(file, to, length));
-            if let Err(error) = added {
-                warn!(error = &error as &dyn std::error::Error, "a snapshot is made without translations");
-            }
+        if length == 0 {
+            return Ok(None);
         }
-        Ok(self)
+        let written = self.write(length, |to| copy_beginning(translated, to, length));
+        Ok(written
+            .inspect_err(|error| {
+                warn!(error = error as &dyn std::error::Error, "a snapshot is made without translations");
+            })
+            .ok())
     }
 }
 

@@ -18,7 +18,6 @@ use exec_sandbox_qemu::Accelerator;
 use tempfile::TempDir;
 
 use super::{
-    fill::Translations,
     parts::{FORMAT, QemuBuild},
     *,
 };
@@ -86,16 +85,23 @@ fn translated() -> File {
 }
 
 /// Fills it as [`fill`] does, from files and with these translations.
-fn save(draft: Draft, translations: Option<Translations<'_>>) -> io::Result<Draft> {
+fn save(draft: Draft, translations: Option<(&File, u64)>) -> io::Result<Draft> {
     let memory = tempfile::tempfile().expect("a file");
     for (at, piece) in PIECES {
         memory.write_all_at(piece, at).expect("there is room");
     }
-    draft.fill(&Saved { memory: &memory, state: b"devices", translations })
+    let room = draft.room_for_translations();
+    let mut filled = draft.fill(&memory, b"devices")?;
+    if let Some((file, length)) = translations
+        && let Some(written) = room.copy(file, length)?
+    {
+        filled.add_translations(written);
+    }
+    Ok(filled)
 }
 
 fn save_translated(draft: Draft) -> Draft {
-    save(draft, Some(Translations { file: &translated(), length: TRANSLATED_BYTES })).expect("there is room")
+    save(draft, Some((&translated(), TRANSLATED_BYTES))).expect("there is room")
 }
 
 fn publish_translated(store: &Store, parts: &Parts) -> Arc<Template> {

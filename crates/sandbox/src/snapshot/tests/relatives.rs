@@ -87,7 +87,7 @@ fn of_several_the_one_with_the_fewest_is_taken_and_one_without_translations_is_n
     file.set_len(8192).expect("there is room");
     let publish_of = |parts: &Parts, length| {
         let draft = store.begin(parts).expect("the store works").expect("it is new");
-        let draft = save(draft, Some(Translations { file: &file, length })).expect("there is room");
+        let draft = save(draft, Some((&file, length))).expect("there is room");
         draft.publish().expect("the store works").key()
     };
     publish(&store, &sized(1));

@@ -55,7 +55,7 @@ fn translations_that_cannot_be_copied_or_are_none_are_left_out_and_the_snapshot_
     for (file, length) in [(&unreadable, 4096), (&short, 4096), (&short, 0), (&pipe, 4096)] {
         let dir = temporary();
         let store = store(&dir);
-        let draft = save(begin(&store), Some(Translations { file, length })).expect("it is whole");
+        let draft = save(begin(&store), Some((file, length))).expect("it is whole");
         assert_eq!(draft.template().expect("it is there").translations_name().expect("it is open"), None);
         draft.publish().expect("the store works");
         check_untranslated(&dir);
@@ -71,7 +71,7 @@ fn translations_for_which_there_is_no_room_are_left_out() {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(2 << 20).expect("there is room");
         limit_files(1 << 20);
-        let saved = save(begin(&store(&dir)), Some(Translations { file: &file, length: 2 << 20 }));
+        let saved = save(begin(&store(&dir)), Some((&file, 2 << 20)));
         saved.expect("it is whole").publish().is_ok()
     });
     assert!(is_well(made));
@@ -84,7 +84,7 @@ fn more_translations_than_a_snapshot_may_have_are_refused() {
     let dir = temporary();
     let file = tempfile::tempfile().expect("a file");
     file.set_len(MAX_TRANSLATIONS_BYTES + 1).expect("it has holes");
-    let save = |length| save(begin(&store(&dir)), Some(Translations { file: &file, length }));
+    let save = |length| save(begin(&store(&dir)), Some((&file, length)));
     let refused = save(MAX_TRANSLATIONS_BYTES + 1).expect_err("it is one too many");
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     assert!(refused.to_string().contains("268435457 bytes are over the limit of 268435456"), "{refused}");
@@ -133,7 +133,7 @@ fn translations_take_of_the_disk_what_they_are_counted_with_and_go_with_their_sn
     assert_eq!(names(&store.memories_dir()), [""; 0], "it was not published");
     let file = tempfile::tempfile().expect("a file");
     file.write_all_at(&vec![7; 3 << 20], 0).expect("there is room");
-    let draft = save(begin(&store), Some(Translations { file: &file, length: 3 << 20 })).expect("there is room");
+    let draft = save(begin(&store), Some((&file, 3 << 20))).expect("there is room");
     let template = draft.publish().expect("the store works");
     // Until then blocks are only promised.
     template.translations_file().expect("it has some").sync_all().expect("it is a file");

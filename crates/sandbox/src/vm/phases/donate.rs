@@ -12,16 +12,13 @@ use tokio::{
     io::AsyncReadExt as _,
     net::unix::pipe,
     sync::oneshot,
+    task::spawn_blocking,
     time::{Duration, Instant, sleep},
 };
 use tracing::warn;
 
 use super::{BootError, Connected, Failed, Live, Ready, died, lost, restore::hello_of_a_copy};
-use crate::{
-    request::ValidVm,
-    snapshot::{Draft, Saved, Translations},
-    vm::monitor::MonitorError,
-};
+use crate::{request::ValidVm, snapshot::Draft, vm::monitor::MonitorError};
 
 /// Largest state that is taken from a QEMU: a hundred times what one has.
 const MAX_STATE_BYTES: u64 = 8 << 20;
@@ -142,20 +139,24 @@ impl Ready {
         Ok(())
     }
 
-    /// Saves the guest, which is halted afterwards.
+    /// Saves the guest, which is halted afterwards. Its memory is copied while QEMU writes down its translations, for a caller waits.
     async fn save(&self, donor: Donor) -> Result<Draft, DonationError> {
         let Donor { draft, memory, translations } = donor;
         let state = self.save_state().await?;
+        let room = draft.room_for_translations();
+        let filled = spawn_blocking(move || draft.fill(&memory, &state));
         // Without them its copies are slower, and otherwise the same.
-        let translations = match translations {
-            Some(file) => self.save_translations(&file).await.map(|length| (file, length)),
-            None => None,
+        let translated = async {
+            let Some(file) = translations else { return Ok(None) };
+            let Some(length) = self.save_translations(&file).await else { return Ok(None) };
+            spawn_blocking(move || room.copy(&file, length)).await.map_err(io::Error::other)?
         };
-        let filled = tokio::task::spawn_blocking(move || {
-            let translations = translations.as_ref().map(|(file, length)| Translations { file, length: *length });
-            draft.fill(&Saved { memory: &memory, state: &state, translations })
-        });
-        Ok(filled.await.map_err(io::Error::other)??)
+        let (filled, translated) = tokio::join!(filled, translated);
+        let mut draft = filled.map_err(io::Error::other)??;
+        if let Some(written) = translated? {
+            draft.add_translations(written);
+        }
+        Ok(draft)
     }
 
     async fn save_state(&self) -> Result<Vec<u8>, DonationError> {
