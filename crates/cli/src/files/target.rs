@@ -16,6 +16,9 @@ use rustix::{
     io::Errno,
 };
 
+/// How many names may be taken by files that downloads of the same number of process have left behind.
+const MOST_LEFT_BEHIND: u32 = 1000;
+
 /// A directory that is written into.
 #[derive(Debug)]
 pub(super) struct Folder {
@@ -57,14 +60,22 @@ impl Folder {
     pub(super) fn draft(&self, name: &str, is_executable: bool) -> io::Result<(Draft<'_>, File)> {
         one_step(name)?;
         self.check_replaceable(name)?;
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let temporary = format!(".sbx-{}-{number}.part", std::process::id());
         // What the user's mask leaves of it, as for any new file.
         let mode = Mode::from_raw_mode(if is_executable { 0o777 } else { 0o666 });
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(&self.directory, &temporary, flags, mode)?;
-        Ok((Draft { folder: self, name: name.to_owned(), temporary }, file.into()))
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        for _ in 0..MOST_LEFT_BEHIND {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let temporary = format!(".sbx-{}-{number}.part", std::process::id());
+            match rustix::fs::openat(&self.directory, &temporary, flags, mode) {
+                Ok(file) => return Ok((Draft { folder: self, name: name.to_owned(), temporary }, file.into())),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let why =
+            format!("{MOST_LEFT_BEHIND} files .sbx-*.part lie there that downloads have left behind: remove them");
+        Err(io::Error::new(io::ErrorKind::AlreadyExists, why))
     }
 
     /// A directory is never replaced by a file, and what is no file (a device, say) never at all.
@@ -142,6 +153,20 @@ mod tests {
         assert_eq!(fs::metadata(root.path().join("a")).expect("it is there").permissions().mode() & 0o100, 0o100);
         drop(folder.draft("b", false).expect("it is free"));
         assert_eq!(names(root.path()), ["a"]);
+    }
+
+    #[test]
+    fn what_an_earlier_download_has_left_behind_is_in_nobodys_way() {
+        let (root, folder) = folder();
+        let left: Vec<String> = (0..3).map(|number| format!(".sbx-{}-{number}.part", std::process::id())).collect();
+        for name in &left {
+            fs::write(root.path().join(name), "half").expect("it is written");
+        }
+        folder.draft("a", false).expect("another name is free").0.keep().expect("it is named");
+        let mut found = names(root.path());
+        found.sort();
+        assert_eq!(found, [&left[..], &["a".into()]].concat());
+        assert!(left.iter().all(|name| fs::read(root.path().join(name)).expect("it is there") == b"half"));
     }
 
     #[test]
