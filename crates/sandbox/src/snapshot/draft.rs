@@ -38,15 +38,21 @@ const ROOM_BESIDE_MEMORY_BYTES: u64 = 4 << 20;
 /// A snapshot that is being made. Dropped, it is removed, and the next one may begin.
 #[derive(Debug)]
 pub(crate) struct Draft {
-    store: Store,
+    place: Arc<Workplace>,
     parts: Parts,
     key: Key,
-    dir: PathBuf,
     ram: File,
     state: File,
     translations: Option<File>,
-    /// Another machine has made it.
+    /// Another machine has made it, at least in part.
     is_taken: bool,
+}
+
+/// The directory that a draft is made in, which goes with the last who works there.
+#[derive(Debug)]
+struct Workplace {
+    store: Store,
+    dir: PathBuf,
     // Last, so that the directory is gone when it is given back.
     lock: KeyLock,
 }
@@ -54,8 +60,7 @@ pub(crate) struct Draft {
 /// Room in a draft for translations.
 #[derive(Debug)]
 pub(crate) struct RoomForTranslations {
-    memories: PathBuf,
-    dir: PathBuf,
+    place: Arc<Workplace>,
     /// What else may still be written.
     other_bytes: u64,
 }
@@ -71,13 +76,14 @@ impl RoomForTranslations {
         most_bytes: u64,
         write: impl FnOnce(&File) -> io::Result<()>,
     ) -> Result<WrittenTranslations, StoreError> {
-        check_room(&self.dir, most_bytes + self.other_bytes)?;
-        let path = self.dir.join(TRANSLATIONS);
+        let Workplace { store, dir, .. } = &*self.place;
+        check_room(dir, most_bytes + self.other_bytes)?;
+        let (path, memories) = (dir.join(TRANSLATIONS), store.memories_dir());
         let mut options = File::options();
         options.read(true).write(true).create_new(true).mode(WHILE_IT_IS_THE_HOSTS);
         let file = options.open(&path).map_err(StoreError::io("create", &path))?;
         let named = write(&file).map_err(StoreError::io("write", &path)).and_then(|()| {
-            memories::add(&self.memories, &path, &file).map_err(StoreError::io("name translations in", &self.memories))
+            memories::add(&memories, &path, &file).map_err(StoreError::io("name translations in", &memories))
         });
         match named {
             Ok(()) => Ok(WrittenTranslations(file)),
@@ -119,17 +125,8 @@ impl Draft {
         let memories = store.memories_dir();
         memories::create(&memories).map_err(StoreError::io("create", &memories))?;
         memories::add(&memories, &ram_path, &ram).map_err(StoreError::io("name a memory in", &memories))?;
-        Ok(Self {
-            store: store.clone(),
-            parts: parts.clone(),
-            key,
-            dir: made.keep(),
-            ram,
-            state,
-            translations: None,
-            is_taken: false,
-            lock,
-        })
+        let place = Arc::new(Workplace { store: store.clone(), dir: made.keep(), lock });
+        Ok(Self { place, parts: parts.clone(), key, ram, state, translations: None, is_taken: false })
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -141,7 +138,7 @@ impl Draft {
         serde_json::to_string(&self.parts).ok()
     }
 
-    /// Whether another machine has made it.
+    /// Whether another machine has made it, at least in part: then it is of no use for anything else.
     pub(crate) fn is_taken(&self) -> bool {
         self.is_taken
     }
@@ -153,10 +150,11 @@ impl Draft {
 
     /// A directory for what another machine has made, gone when it is dropped.
     pub(crate) fn incoming(&self) -> io::Result<tempfile::TempDir> {
-        tempfile::Builder::new().prefix("incoming").permissions(Permissions::from_mode(0o700)).tempdir_in(&self.dir)
+        tempfile::Builder::new().prefix("incoming").permissions(Permissions::from_mode(0o700)).tempdir_in(self.dir())
     }
 
-    /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure these are as they were.
+    /// Puts the files in `from`, of which `facts` are said, in the place of those that were to be filled. On failure these are as they were
+    /// unless it [is taken](Self::is_taken).
     ///
     /// Translations are never among them: they are code that the host runs, and only this machine's own is believed. If there are some of
     /// what was here before, they are of another memory and go.
@@ -169,16 +167,21 @@ impl Draft {
         if ram.metadata()?.len() != memory_bytes(self.parts.memory_mib) || state.metadata()?.len() == 0 {
             return Err("its files have other lengths".into());
         }
-        memories::add(&self.store.memories_dir(), &from.join(RAM), &ram)?;
+        memories::add(&self.place.store.memories_dir(), &from.join(RAM), &ram)?;
+        self.is_taken = true;
         for name in [RAM, STATE] {
-            fs::rename(from.join(name), self.dir.join(name))?;
+            fs::rename(from.join(name), self.dir().join(name))?;
         }
-        (self.ram, self.state, self.is_taken) = (ram, state, true);
+        (self.ram, self.state) = (ram, state);
         if self.translations.take().is_some() {
             // If it stays, no manifest speaks of it.
-            let _ = fs::remove_file(self.dir.join(TRANSLATIONS));
+            let _ = fs::remove_file(self.dir().join(TRANSLATIONS));
         }
         Ok(self.template()?)
+    }
+
+    fn dir(&self) -> &Path {
+        &self.place.dir
     }
 
     /// The memory's file: zeros, as long as the VM's memory.
@@ -194,8 +197,7 @@ impl Draft {
     /// Where its translations may be written while the rest of it is.
     pub(crate) fn room_for_translations(&self) -> RoomForTranslations {
         RoomForTranslations {
-            memories: self.store.memories_dir(),
-            dir: self.dir.clone(),
+            place: Arc::clone(&self.place),
             other_bytes: memory_bytes(self.parts.memory_mib) + ROOM_BESIDE_MEMORY_BYTES,
         }
     }
@@ -208,7 +210,7 @@ impl Draft {
     /// The snapshot as it will be, for use in this process at once. From here on its files are read-only.
     pub(crate) fn template(&self) -> io::Result<Arc<Template>> {
         self.seal()?;
-        let open = |name| File::open(self.dir.join(name));
+        let open = |name| File::open(self.dir().join(name));
         let translations = self.translations.as_ref().map(|_| open(TRANSLATIONS)).transpose()?;
         let files = Files { ram: open(RAM)?, state: open(STATE)?, translations };
         Ok(Arc::new(Template::new(self.key, self.parts.memory_mib, files)))
@@ -219,18 +221,19 @@ impl Draft {
     ///
     /// Nothing is synchronised with the disk: after a crash of the machine snapshots are read again before they are believed.
     pub(crate) fn publish(self) -> Result<Arc<Template>, StoreError> {
-        let template = self.template().map_err(StoreError::io("finish", &self.dir))?;
+        let Workplace { store, dir, .. } = &*self.place;
+        let template = self.template().map_err(StoreError::io("finish", dir))?;
         let stamp = self.write_manifest(&template)?;
         self.write(USED, 0o600, b"")?;
         // Without it the next process reads the files, and finds the same.
-        let _ = self.store.stamped(stamp).map(|stamp| stamp.leave_at(&self.dir.join(VERIFIED)));
-        let target = self.store.template_dir(self.key);
-        match fs::rename(&self.dir, &target) {
+        let _ = store.stamped(stamp).map(|stamp| stamp.leave_at(&dir.join(VERIFIED)));
+        let target = store.template_dir(self.key);
+        match fs::rename(dir, &target) {
             Ok(()) => Ok(template),
-            Err(error) if is_taken(&error) => match self.store.find(&self.parts)? {
+            Err(error) if is_taken(&error) => match store.find(&self.parts)? {
                 Some(other) => Ok(other),
                 // What lay there was damaged, and has been set aside.
-                None => fs::rename(&self.dir, &target).map(|()| template).map_err(StoreError::io("create", &target)),
+                None => fs::rename(dir, &target).map(|()| template).map_err(StoreError::io("create", &target)),
             },
             Err(error) => Err(StoreError::io("create", &target)(error)),
         }
@@ -242,22 +245,22 @@ impl Draft {
         let (ram, ram_file) = self.content(RAM, template.ram())?;
         let (found_bytes, expected_bytes) = (ram.size_bytes, memory_bytes(self.parts.memory_mib));
         if found_bytes != expected_bytes {
-            return Err(StoreError::WrongLength { path: self.dir.join(RAM), found_bytes, expected_bytes });
+            return Err(StoreError::WrongLength { path: self.dir().join(RAM), found_bytes, expected_bytes });
         }
         if state.size_bytes == 0 {
-            return Err(StoreError::NoState { path: self.dir.join(STATE) });
+            return Err(StoreError::NoState { path: self.dir().join(STATE) });
         }
         let translations = template.translations_file().map(|file| self.content(TRANSLATIONS, file)).transpose()?;
         let of_translations = translations.as_ref().map(|(content, _)| *content);
         let json = Manifest::new(self.parts.clone(), ram, state, of_translations).to_json();
-        let json = json.map_err(|error| StoreError::io("write", &self.dir.join(MANIFEST))(error.into()))?;
+        let json = json.map_err(|error| StoreError::io("write", &self.dir().join(MANIFEST))(error.into()))?;
         self.write(MANIFEST, FOR_EVER, &json)?;
         let stamp = Stamp::of(&ram_file, ram.digest).and(&state_file, state.digest);
         Ok(translations.into_iter().fold(stamp, |stamp, (content, file)| stamp.and(&file, content.digest)))
     }
 
     fn content(&self, name: &str, file: &File) -> Result<(Content, Metadata), StoreError> {
-        let path = self.dir.join(name);
+        let path = self.dir().join(name);
         let examine = || file.metadata().map_err(StoreError::io("examine", &path));
         let before = examine()?;
         let (digest, size_bytes) = Digest::of_sparse_file(file).map_err(StoreError::io("read", &path))?;
@@ -275,13 +278,13 @@ impl Draft {
     }
 
     fn write(&self, name: &str, mode: u32, content: &[u8]) -> Result<(), StoreError> {
-        let path = self.dir.join(name);
+        let path = self.dir().join(name);
         let file = File::options().write(true).create_new(true).mode(mode).open(&path);
         file.and_then(|mut file| file.write_all(content)).map_err(StoreError::io("write", &path))
     }
 }
 
-impl Drop for Draft {
+impl Drop for Workplace {
     fn drop(&mut self) {
         if self.lock.is_own() {
             // Gone already if it was published.

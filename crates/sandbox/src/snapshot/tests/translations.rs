@@ -94,6 +94,50 @@ fn more_translations_than_a_snapshot_may_have_are_refused() {
     assert!(template.allocated_bytes().expect("it is open") < 1 << 20, "zeros take no room");
 }
 
+/// What another machine has made, in the draft's directory for it.
+fn incoming(draft: &Draft) -> TempDir {
+    let incoming = draft.incoming().expect("there is room");
+    let write = |name, all: &[(u64, &[u8])]| {
+        let file = File::create_new(incoming.path().join(name)).expect("it is new");
+        all.iter().for_each(|(at, piece)| file.write_all_at(piece, *at).expect("there is room"));
+    };
+    write(RAM, &PIECES);
+    write(STATE, &[(0, b"devices")]);
+    write(TRANSLATIONS, &TRANSLATED);
+    incoming
+}
+
+#[test]
+fn a_draft_that_has_a_part_of_what_another_machine_has_made_is_of_no_use() {
+    let dir = temporary();
+    let store = store(&dir);
+    let mut draft = begin(&store);
+    let incoming = incoming(&draft);
+    let other_facts = serde_json::to_string(&parts("2")).expect("it is data");
+    draft.adopt(incoming.path(), other_facts.as_bytes()).expect_err("it is another snapshot");
+    assert!(!draft.is_taken(), "it is as it was");
+    let state = store.drafts_dir().join(&names(&store.drafts_dir())[0]).join(STATE);
+    fs::remove_file(&state).expect("it is there");
+    fs::create_dir(&state).expect("the name is free");
+    let facts = draft.facts().expect("it is data");
+    draft.adopt(incoming.path(), facts.as_bytes()).expect_err("a file does not replace a directory");
+    assert!(draft.is_taken());
+}
+
+#[test]
+fn a_draft_is_in_hand_until_nobody_writes_there_any_more() {
+    let dir = temporary();
+    let store = store(&dir);
+    let draft = begin(&store);
+    let room = draft.room_for_translations();
+    drop(draft);
+    assert!(store.begin(&parts("1")).expect("the store works").is_none());
+    assert!(room.copy(&translated(), TRANSLATED_BYTES).expect("they are few").is_some());
+    drop(room);
+    assert_eq!((names(&store.drafts_dir()), names(&store.memories_dir())), (Vec::new(), Vec::new()));
+    begin(&store);
+}
+
 #[test]
 fn what_another_machine_has_made_has_no_translations() {
     for had_some in [false, true] {
@@ -103,14 +147,7 @@ fn what_another_machine_has_made_has_no_translations() {
         if had_some {
             draft = save_translated(draft);
         }
-        let incoming = draft.incoming().expect("there is room");
-        let write = |name, all: &[(u64, &[u8])]| {
-            let file = File::create_new(incoming.path().join(name)).expect("it is new");
-            all.iter().for_each(|(at, piece)| file.write_all_at(piece, *at).expect("there is room"));
-        };
-        write(RAM, &PIECES);
-        write(STATE, &[(0, b"devices")]);
-        write(TRANSLATIONS, &TRANSLATED);
+        let incoming = incoming(&draft);
         let facts = draft.facts().expect("it is data");
         let adopted = draft.adopt(incoming.path(), facts.as_bytes()).expect("it is what is wanted");
         drop(incoming);
