@@ -98,8 +98,8 @@ pub struct SchedulerConfig {
     pub snapshot_max_bytes: u64,
     /// After so long without use a snapshot of memory is removed: a minute to a year.
     pub snapshot_max_age: Duration,
-    /// For so long nobody tries to make a snapshot of memory after that has failed, or after two in a row could not be restored: at most an
-    /// hour. Each try costs a caller time.
+    /// For so long nobody tries to make a snapshot of memory after that has failed, or after two within so long could not be restored: at most
+    /// an hour. Each try costs a caller time.
     pub snapshot_retry_after: Duration,
     /// Where layers of packages and snapshots of memory are shared with other machines. `None`: `$EXEC_SANDBOX_REMOTE_CACHE`
     /// (`s3://bucket/prefix`, with the usual variables of AWS, or a directory), else nowhere. It is believed: whoever can write there

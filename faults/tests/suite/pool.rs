@@ -119,7 +119,7 @@ async fn what_does_not_answer_is_given_up_in_time() {
 #[tokio::test]
 async fn a_pool_that_cannot_be_filled_says_so_rests_and_stands_in_nobodys_way() {
     let world = World::in_good_order();
-    world.install_for("donor", &["say no kernel", "exit 1"]);
+    world.install_for_each(&["", "donor"], &["say no kernel", "exit 1"]);
     let pooled = Pooled::begin(world).await;
     let error = pooled.scheduler.wait_pool_ready(Duration::from_secs(2)).await.expect_err("nothing boots");
     assert_eq!(error.kind(), ErrorKind::BootTimeout, "{}", chain(&error));
@@ -131,6 +131,17 @@ async fn a_pool_that_cannot_be_filled_says_so_rests_and_stands_in_nobodys_way() 
     pooled.world.install(&[]);
     pooled.fills().await;
     assert_eq!(pooled.run().await, Origin::Ready);
+    pooled.end().await;
+}
+
+#[tokio::test]
+async fn a_pool_whose_guests_do_not_boot_to_be_saved_has_vms_that_boot_without() {
+    let world = World::in_good_order();
+    world.install_for("donor", &["say no kernel", "exit 1"]);
+    let pooled = Pooled::begin(world).await;
+    pooled.fills().await;
+    assert_eq!(pooled.run().await, Origin::Ready);
+    assert_eq!(pooled.scheduler.run(faulty()).await.map(|outcome| outcome.timing.snapshot).expect("it boots"), None);
     pooled.end().await;
 }
 

@@ -87,8 +87,15 @@ impl World {
 
     /// The same with a scene for one life of the VMs that play scenes: `donor` or `copy`.
     pub(crate) fn install_for(&self, life: &str, steps: &[&str]) {
+        self.install_for_each(&[life], steps);
+    }
+
+    /// The same with a scene for several lives, of which that of a VM that only boots is called nothing.
+    pub(crate) fn install_for_each(&self, lives: &[&str], steps: &[&str]) {
         let mut text = String::new();
-        write_scene(&mut text, &format!("{FAULTY_MIB} {life}"), steps);
+        for life in lives {
+            write_scene(&mut text, &format!("{FAULTY_MIB} {life}"), steps);
+        }
         self.install_text(&text);
     }
 

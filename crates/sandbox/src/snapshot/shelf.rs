@@ -26,6 +26,9 @@ use crate::{
 /// How long a snapshot that is being written down is waited for at the end. It takes a tenth of a second.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long no snapshot is tried of what could not boot: as long as all who want it now need to boot without.
+const AFTER_A_FAILURE: Duration = Duration::from_secs(10);
+
 /// Snapshots for the VMs of one host.
 #[derive(Debug)]
 pub(crate) struct Shelf {
@@ -219,7 +222,7 @@ impl Shelf {
             Ok((draft, Ok(template))) => Taken::Whole(draft, template),
             Ok((draft, Err(error))) => {
                 warn!(error = &*error, "a snapshot of the remote cache is not used");
-                Taken::Nothing(draft)
+                if draft.is_taken() { Taken::Lost } else { Taken::Nothing(draft) }
             }
             Err(_panicked) => Taken::Lost,
         }
@@ -338,7 +341,18 @@ impl Coming {
 
     /// Nothing came of it, and would not at once if it were tried again.
     pub(crate) fn give_up(self) {
-        self.shelf.places().insert(self.key, Place::Resting(Instant::now() + self.shelf.rest));
+        let rest = self.shelf.rest;
+        self.rest_for(rest);
+    }
+
+    /// Nothing came of it for no fault of the snapshot's. Those who wait do without, and do not try one after the other.
+    pub(crate) fn step_back(self) {
+        let rest = self.shelf.rest.min(AFTER_A_FAILURE);
+        self.rest_for(rest);
+    }
+
+    fn rest_for(self, rest: Duration) {
+        self.shelf.places().insert(self.key, Place::Resting(Instant::now() + rest));
     }
 
     fn fill(self, template: Arc<Template>) {
@@ -363,7 +377,7 @@ enum Taken {
     Whole(Draft, Arc<Template>),
     /// The draft is to be filled.
     Nothing(Draft),
-    /// Nobody knows.
+    /// The draft is of no use any more.
     Lost,
 }
 

@@ -61,6 +61,7 @@ pub(super) enum Death {
 #[error("QEMU {how}{}{}", self.monitor_text(), self.stderr_text())]
 pub(super) struct Obituary {
     how: String,
+    signal: Option<i32>,
     monitor: Option<String>,
     stderr: String,
 }
@@ -213,7 +214,12 @@ impl Instance {
     pub(super) async fn obituary(&mut self, ended: Ended) -> Obituary {
         let (stderr, monitor) =
             tokio::join!(last_words(self.stderr.take()), last_words(self.monitor.take().map(Monitor::into_reader)));
-        Obituary { how: describe(ended), monitor: monitor.flatten(), stderr: stderr.unwrap_or_default() }
+        Obituary {
+            how: describe(ended),
+            signal: ended.status.and_then(|status| status.signal()),
+            monitor: monitor.flatten(),
+            stderr: stderr.unwrap_or_default(),
+        }
     }
 }
 
@@ -242,6 +248,11 @@ impl TeardownError {
 }
 
 impl Obituary {
+    /// Whether somebody killed it, for want of memory or at an operator's wish: that says nothing about its guest.
+    pub(super) fn is_a_kill(&self) -> bool {
+        self.signal == Some(libc::SIGKILL)
+    }
+
     fn monitor_text(&self) -> String {
         self.monitor.as_ref().map(|event| format!(" after {event}")).unwrap_or_default()
     }
@@ -343,7 +354,11 @@ mod tests {
     #[test]
     fn an_obituary_says_how_it_ended_and_what_was_said() {
         let ended = Ended { status: Some(ExitStatus::from_raw(1 << 8)), usage: None };
-        let obituary = Obituary { how: describe(ended), monitor: None, stderr: "cannot set up guest memory\n".into() };
+        let signal = ended.status.and_then(|status| status.signal());
+        let stderr = "cannot set up guest memory\n".to_owned();
+        let obituary = Obituary { how: describe(ended), signal, monitor: None, stderr };
         assert_eq!(obituary.to_string(), "QEMU ended with code 1, saying: cannot set up guest memory");
+        assert!(!obituary.is_a_kill());
+        assert!(Obituary { signal: Some(9), ..obituary }.is_a_kill());
     }
 }

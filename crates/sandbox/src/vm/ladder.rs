@@ -107,11 +107,15 @@ impl<T> Climb<'_, T> {
                         error = &failed.error as &dyn std::error::Error,
                         "a guest could not boot with another's translations"
                     );
-                    if let Some(shelf) = &self.host.relatives {
-                        shelf.condemn(&relative, &failed.error).await;
-                    }
+                    let blamed = failed.error.is_of_its_making().then(|| io::Error::other(failed.error.to_string()));
                     clear_up(failed).await?;
                     memory.map_or(Ok(()), clear).map_err(BootError::Prepare).map_err(nothing_yet)?;
+                    let booted = self.boot_knowing(None, memory, begun).await?;
+                    // A host that is short of something is so without them.
+                    if let (Some(shelf), Some(why)) = (&self.host.relatives, blamed) {
+                        shelf.condemn(&relative, &why).await;
+                    }
+                    return Ok(booted);
                 }
                 booted => return booted,
             }
@@ -149,7 +153,7 @@ impl<T> Climb<'_, T> {
     }
 
     async fn copy(&mut self, template: &Template, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
-        match self.restore_into_blank(template, begun).await {
+        match self.restore_into_blank(template, begun).await? {
             Some(up) => Ok(up),
             None => self.restore(template, begun).await,
         }
@@ -164,11 +168,17 @@ impl<T> Climb<'_, T> {
     }
 
     /// Makes a QEMU that waits for a guest this VM. `None`: there is none, or it did not work, which says nothing about the template.
-    async fn restore_into_blank(&mut self, template: &Template, begun: Instant) -> Option<(Ready, BootTiming)> {
+    async fn restore_into_blank(
+        &mut self,
+        template: &Template,
+        begun: Instant,
+    ) -> Result<Option<(Ready, BootTiming)>, Failed> {
         if self.spec.network.is_some() || self.spec.layer.is_some() {
-            return None;
+            return Ok(None);
         }
-        let Blank { vm_id, connected, .. } = self.host.blanks.take(self.spec.memory_mib).await?;
+        let Some(Blank { vm_id, connected, .. }) = self.host.blanks.take(self.spec.memory_mib).await else {
+            return Ok(None);
+        };
         let restored = async {
             if let Err(error) = connected.describe(&details(self.host, self.spec)) {
                 return Err(Failed { error: error.into(), instance: Some(connected.into_instance()) });
@@ -179,13 +189,17 @@ impl<T> Climb<'_, T> {
             Ok(ready) => {
                 self.vm_id = vm_id;
                 let guest_wait = ready.ready_at - begun;
-                Some((ready, BootTiming { origin: Origin::Blank, guest_wait, ..BootTiming::default() }))
+                Ok(Some((ready, BootTiming { origin: Origin::Blank, guest_wait, ..BootTiming::default() })))
             }
-            Err(Failed { error, instance }) => {
-                warn!(vm_id, error = &error as &dyn std::error::Error, "a QEMU that waited for its guest failed");
-                // Dropped, it is killed and cleared up after.
-                drop(instance);
-                None
+            Err(gone @ Failed { error: BootError::Abandoned, .. }) => Err(gone),
+            Err(failed) => {
+                warn!(
+                    vm_id,
+                    error = &failed.error as &dyn std::error::Error,
+                    "a QEMU that waited for its guest failed"
+                );
+                clear_up(failed).await?;
+                Ok(None)
             }
         }
     }
@@ -194,7 +208,12 @@ impl<T> Climb<'_, T> {
     async fn donate(&mut self, donation: Donation, begun: Instant) -> Result<(Ready, BootTiming), Failed> {
         let memory = file_in_memory("guest-memory", u64::from(self.spec.memory_mib) << 20);
         let memory = memory.map_err(BootError::Prepare).map_err(nothing_yet)?;
-        let (ready, mut timing) = self.boot_with(Some(&memory), begun).await?;
+        let booted = self.boot_with(Some(&memory), begun).await;
+        if booted.as_ref().is_err_and(|failed| failed.error.is_the_guests()) {
+            donation.into_parts().1.step_back();
+            return booted;
+        }
+        let (ready, mut timing) = booted?;
         let translations =
             self.host.keeps_translations().then(|| file_in_memory("translations", MAX_TRANSLATIONS_BYTES));
         let translations = translations.and_then(Result::ok);
@@ -226,11 +245,11 @@ impl<T> Climb<'_, T> {
         Ok((ready, timing))
     }
 
-    /// A copy did not come to life: it is cleared up, and its template is not used again.
+    /// A copy did not come to life: it is cleared up, and its template is not used again unless it was no fault of that.
     async fn condemn(&self, template: &Template, failed: Failed) -> Result<(), Failed> {
         let error = &failed.error;
         warn!(vm_id = self.vm_id, error = error as &dyn std::error::Error, "a snapshot could not be restored");
-        if let Some(shelf) = &self.host.snapshots {
+        if let (Some(shelf), true) = (&self.host.snapshots, error.is_of_its_making()) {
             shelf.condemn(template, error).await;
         }
         clear_up(failed).await

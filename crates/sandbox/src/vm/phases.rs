@@ -350,6 +350,11 @@ impl BootError {
         )
     }
 
+    /// Whether what the guest was made of may be to blame, and not whoever has killed its QEMU.
+    pub(super) fn is_of_its_making(&self) -> bool {
+        self.is_the_guests() && !matches!(self, Self::QemuEnded(obituary) if obituary.is_a_kill())
+    }
+
     /// The public error of a boot that failed.
     pub(super) fn into_error(self, vm_id: &str) -> Error {
         if let Self::FindGateway(error) = self {

@@ -70,6 +70,25 @@ async fn a_donation_that_is_dropped_is_the_next_ones_and_one_that_failed_is_nobo
 }
 
 #[tokio::test]
+async fn who_waits_for_a_guest_that_does_not_boot_does_without_and_does_not_try_in_turn() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let shelf = shelf(&dir);
+    let (draft, place) = donation(&shelf).await;
+    let want = want();
+    let fails = async {
+        assert!(waits(&shelf).await);
+        drop(draft);
+        place.step_back();
+    };
+    let (first, second, ()) = tokio::join!(shelf.offer(&want), shelf.offer(&want), fails);
+    assert!(matches!((&first, &second), (Offer::Nothing, Offer::Nothing)), "{first:?} {second:?}");
+    tokio::time::pause();
+    tokio::time::advance(AFTER_A_FAILURE).await;
+    tokio::time::resume();
+    donation(&shelf).await;
+}
+
+#[tokio::test]
 async fn a_snapshot_whose_copies_fail_is_made_anew_once() {
     let dir = tempfile::tempdir().expect("a directory");
     let shelf = shelf(&dir);

@@ -29,6 +29,9 @@ const LOOK: Duration = Duration::from_millis(1);
 /// How long saving may take, unless a boot may take less; and so for letting the guest go on.
 const SAVE_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long all of it may take, of which most is writing to the disk.
+const ALL_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Why a guest was not saved. It goes on all the same.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::vm) enum DonationError {
@@ -72,7 +75,13 @@ impl Ready {
         let ready_at = self.ready_at;
         let (warm, rehearsed) = self.warm(donor.translations.is_some(), spec, wanted).await?;
         let saved = match rehearsed {
-            Ok(()) => warm.save(donor).await,
+            // What is not waited for is of no use, and removed when it is done.
+            Ok(()) => tokio::select! {
+                biased;
+                () = wanted.closed() => return Err(warm.live.failed(BootError::Abandoned)),
+                () = sleep(ALL_PATIENCE) => Err(DonationError::Overdue { patience: ALL_PATIENCE }),
+                saved = warm.save(donor) => saved,
+            },
             Err(refused) => Err(DonationError::Rehearsal(refused)),
         };
         let boot_id = warm.live.boot_id.clone();
