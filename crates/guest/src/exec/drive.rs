@@ -25,8 +25,11 @@ use crate::{
 /// Between two looks at whether the processes of a program that was asked to end have ended.
 const TREE_STEP: Duration = Duration::from_millis(10);
 
-/// How long a thousand killed processes may take to be gone.
+/// How long a program's end waits for processes that were killed to be gone.
 const GONE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the next interpreter's start waits for them beyond that: on a busy machine a thousand take seconds.
+const LATE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lines on the control socket that mean nothing: so many come of clumsiness. More would keep the agent from its work, and are the end
 /// of whoever writes them.
@@ -55,6 +58,8 @@ pub(super) struct Ended {
     pub(super) out_of_memory: bool,
     /// The interpreter can take another execution.
     pub(super) reusable: bool,
+    /// Processes that were killed are not gone yet.
+    pub(super) leaves_dying: bool,
     /// When the program ended.
     pub(super) at: Instant,
 }
@@ -87,11 +92,10 @@ impl Drive<'_> {
         // A kill for memory takes the whole group, so where the interpreter lives there was none.
         let out_of_memory = !reported && self.group.oom_kills() > self.interpreter.oom_kills;
         // What was killed still dies, and still holds its memory: the next interpreter would be killed with it, or for lack of it.
-        if exit.is_some() && (asked.is_some() || self.killed || out_of_memory) {
-            self.until_gone().await;
-        }
+        let were_killed = asked.is_some() || self.killed || out_of_memory;
+        let leaves_dying = exit.is_some() && were_killed && !are_gone_within(self.group, GONE_PATIENCE).await;
         self.interpreter.take_output(&self.current.streams);
-        Ok(Ended { exit, asked, out_of_memory, reusable: reported && asked.is_none(), at })
+        Ok(Ended { exit, asked, out_of_memory, reusable: reported && asked.is_none(), leaves_dying, at })
     }
 
     /// How the interpreter ended, and whether it reported that instead of dying.
@@ -173,20 +177,31 @@ impl Drive<'_> {
         }
     }
 
-    /// Waits until no process of the program is left, or does not go.
-    async fn until_gone(&self) {
-        let patience = Instant::now() + GONE_PATIENCE;
-        while !self.group.is_empty() && Instant::now() < patience {
-            tokio::time::sleep(TREE_STEP).await;
-        }
-    }
-
     fn kill(&mut self) {
         self.killed = true;
         if let Err(error) = self.group.kill() {
             kmsg::warn(&format!("cannot kill the programs' control group: {error}"));
         }
     }
+}
+
+/// Waits until nothing is left of what a program left dying, or does not go.
+pub(super) async fn let_die(group: &UserGroup) {
+    if !are_gone_within(group, LATE_PATIENCE).await {
+        kmsg::warn("processes that were killed are not gone");
+    }
+}
+
+/// Waits until the group is empty; `false`: it is not.
+async fn are_gone_within(group: &UserGroup, patience: Duration) -> bool {
+    let until = Instant::now() + patience;
+    while !group.is_empty() {
+        if Instant::now() >= until {
+            return false;
+        }
+        tokio::time::sleep(TREE_STEP).await;
+    }
+    true
 }
 
 /// Moves what comes next of either stream, or returns because more may be moved than before. Neither stream can keep the other

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use super::{
     Command, Finished, Terminal,
     current::{Current, Stopped},
-    drive::{Drive, Ended},
+    drive::{Drive, Ended, let_die},
     interpreters::Interpreters,
     verdict::{Seen, Verdict},
     workspace::{Blank, Workspace},
@@ -41,6 +41,8 @@ pub(crate) struct Parts {
 pub(crate) struct Executor {
     parts: Parts,
     interpreters: Interpreters,
+    /// Of the last program processes were left that had been killed.
+    dying: bool,
     /// Executions so far, but for rehearsals: names their directories.
     count: u64,
     /// The directory of the next execution, made with a rehearsal, which mostly is that of a machine about to be saved: each of its copies
@@ -53,7 +55,7 @@ pub(crate) struct Executor {
 
 impl Executor {
     pub(crate) fn new(parts: Parts) -> Self {
-        Self { parts, interpreters: Interpreters::default(), count: 0, ahead: None, last: None }
+        Self { parts, interpreters: Interpreters::default(), dying: false, count: 0, ahead: None, last: None }
     }
 
     /// Runs until the agent ends.
@@ -106,11 +108,18 @@ impl Executor {
     /// An interpreter that is ready; none if the execution is called off meanwhile.
     async fn acquire(&mut self, current: &mut Current) -> Result<Option<Interpreter>, StartError> {
         let Terms { language, .. } = current.terms;
-        let Self { parts: Parts { group, reaper, commands, .. }, interpreters, .. } = self;
+        let Self { parts: Parts { group, reaper, commands, .. }, interpreters, dying, .. } = self;
         match unless_stopped(current, commands, interpreters.take(language)).await {
             Some(Some(interpreter)) => Ok(Some(interpreter)),
             Some(None) => {
-                unless_stopped(current, commands, Interpreter::start(language, reaper, group)).await.transpose()
+                let started = async {
+                    if *dying {
+                        let_die(group).await;
+                        *dying = false;
+                    }
+                    Interpreter::start(language, reaper, group).await
+                };
+                unless_stopped(current, commands, started).await.transpose()
             }
             None => Ok(None),
         }
@@ -155,6 +164,7 @@ impl Executor {
             cpu_us: group.cpu_us().zip(cpu_us).map(|(after, before)| after.saturating_sub(before)),
             memory_peak_bytes: group.memory_peak_bytes(),
         };
+        self.dying |= ended.leaves_dying;
         match current.terms.role {
             Role::Last if ended.reusable => self.last = Some((workspace, interpreter)),
             _ if ended.reusable => self.interpreters.keep(current.terms.language, interpreter),
